@@ -1,0 +1,1 @@
+"""One page of the textbook each; they never import one another."""

@@ -1,0 +1,145 @@
+"""Soft actor-critic (deck Algorithm 7; Haarnoja et al. 2018, 2019; Spinning Up's presentation).
+
+Shapes: S seeds, B minibatch, A action dimensions, 2 critics; obs `(S, B, *obs)`, action `(S, B, A)` in (−1, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+
+from deeprl_cli.algorithm import Algorithm, EnvSpec, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.distributions import SquashedGaussian
+from deeprl_cli.rl.noise import normal
+from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.returns import mean
+from deeprl_cli.rl.targets import polyak_update, td_target
+from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, ReplayConfig, UnitInterval
+
+
+@dataclass(kw_only=True, slots=True)
+class SACConfig(ReplayConfig):
+    lr_actor: PositiveFloat
+    lr_critic: PositiveFloat
+    lr_alpha: PositiveFloat
+    rho: UnitInterval
+    alpha: NonNegativeFloat | Literal["auto"]
+    alpha_init: PositiveFloat
+    target_entropy: float | Literal["auto"]
+
+
+class SAC(Algorithm):
+    """Off-policy maximum-entropy actor-critic with clipped double Q (continuous actions)."""
+
+    loop = "replay"
+    action_spaces = (Box,)
+    reference = "deck Algorithm 7"
+    Config = SACConfig
+    config: SACConfig
+
+    def __init__(self, config: SACConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+        super().__init__(config, network, spec, seeds)
+        c = config
+        self.action_shape = spec.action_space.shape or ()
+        size = math.prod(self.action_shape)
+
+        self.actor = Stacked(lambda: self.make_network(2 * size), seeds)  # θ: μ and log σ
+        self.critic = Stacked(lambda: self.make_network(1, extra=size), seeds, copies=2)  # w₁, w₂
+        self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
+        start = c.alpha_init if c.alpha == "auto" else max(c.alpha, 1e-30)
+        self.log_alpha = nn.Parameter(torch.full((len(seeds),), math.log(start)))
+        self.target_entropy = float(-size if c.target_entropy == "auto" else c.target_entropy)  # H̄ = −dim A
+
+        self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
+        self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
+        self.alpha_optimiser = Optimiser(c, c.lr_alpha, [self.log_alpha])
+
+    def noise_spec(self) -> NoiseSpec:
+        xi = normal(self.config.batch_size, math.prod(self.action_shape))
+        return NoiseSpec(act=normal(math.prod(self.action_shape)), step={"xi": xi, "next_xi": xi})
+
+    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> SquashedGaussian:
+        return SquashedGaussian(self.actor(obs, params=params))
+
+    def q(self, critic: Stacked, obs: Tensor, action: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Q_{w_j}(s, a) for j = 1, 2: `(S, 2, B)`."""
+        return critic(obs, action, params=params).squeeze(-1)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        pi = self.policy(obs)
+        action = pi.mode() if noise is None else pi.sample(noise)
+        return action.unflatten(-1, self.action_shape)
+
+    def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
+        # for a number of gradient steps: randomly sample a batch B from M (lines 5–6)
+        return average([self.step(batch, xi) for batch, xi in zip(minibatches, noise, strict=False)])
+
+    def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        """One pass through lines 7–12 of Algorithm 7."""
+        action = batch.action.flatten(2)
+        alpha = self.log_alpha.detach().exp()
+
+        # critics: ∇_{w_i} 1/|B| Σ (Q_{w_i}(s, a) − y)²                                          (line 9)
+        w = self.critic.views()
+        y = self.target(batch, noise["next_xi"], alpha)
+        q = self.q(self.critic, batch.obs, action, w)
+        critic_loss = critic_losses(q, y, batch.weight)
+        critic_norm = self.critic_optimiser.step([self.critic.gradients(critic_loss, w)])
+
+        # actor: ∇_θ 1/|B| Σ (min_j Q_{w_j}(s, ã_θ(s)) − α log π_θ(s, ã_θ(s))), ascending        (line 10)
+        theta = self.actor.views()
+        a_tilde, log_pi = self.policy(batch.obs, theta).rsample(noise["xi"])
+        q_tilde = self.q(self.critic, batch.obs, a_tilde).amin(1)
+        actor_loss = actor_objective(q_tilde, log_pi, alpha, batch.weight).neg()
+        actor_norm = self.actor_optimiser.step([self.actor.gradients(actor_loss, theta)])
+
+        # temperature: α falls while the policy's entropy is above H̄ (Haarnoja et al. 2019, eq. 18)
+        entropy = -mean(log_pi.detach(), batch.weight)
+        if self.config.alpha == "auto":
+            alpha_loss = alpha_objective(self.log_alpha, entropy, self.target_entropy)
+            self.alpha_optimiser.step(list(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha])))
+
+        polyak_update(self.critic_target, self.critic, self.config.rho)  # (line 11)
+        return {
+            "loss/critic": critic_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "policy/entropy": entropy,
+            "policy/alpha": alpha,
+            "q/mean": mean(q.detach().mean(1), batch.weight),
+            "q/target_mean": mean(y, batch.weight),
+            "optim/critic_grad_norm": critic_norm,
+            "optim/actor_grad_norm": actor_norm,
+        }
+
+    @torch.no_grad()
+    def target(self, batch: Transition, next_xi: Tensor, alpha: Tensor) -> Tensor:
+        """y = r + γ(1 − d)(min_j Q_{w_j^target}(s', ã') − α log π(s', ã')), ã' ~ π_θ(s', ·) anew        (line 8)"""
+        next_a, next_log_pi = self.policy(batch.next_obs).rsample(next_xi)
+        next_q = self.q(self.critic_target, batch.next_obs, next_a).amin(1)
+        soft_value = next_q - alpha.unsqueeze(-1) * next_log_pi
+        return td_target(batch.reward, batch.terminated, soft_value, self.config.gamma)
+
+
+def critic_losses(q: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Σ_i mean (Q_{w_i} − y)²: q `(S, 2, B)`, y `(S, B)`, out `(S,)`."""
+    assert q.shape[2:] == y.shape[1:]
+    squared = (q - y.unsqueeze(1)).square().sum(1)
+    return mean(squared, weight)
+
+
+def actor_objective(min_q: Tensor, log_pi: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
+    """mean(min_j Q(s, ã) − α log π(ã|s)), to be maximised; `(S,)`."""
+    return mean(min_q - alpha.unsqueeze(-1) * log_pi, weight)
+
+
+def alpha_objective(log_alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    """−log α·(log π + H̄) averaged = log α·(H − H̄), to be minimised; `(S,)`."""
+    return log_alpha * (entropy - target_entropy)

@@ -1,0 +1,393 @@
+"""The border to Hydra: overrides in, a checked `RunConfig` out. OmegaConf ends here.
+
+Hydra composes; what else it would do (folders, logging, running jobs) is left out, and what it has to say about a wrong
+override is said again in one line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deeprl_cli import config_search, registry, schema
+from deeprl_cli.config_errors import dotted_keys, unknown_key, unknown_option
+from deeprl_cli.config_files import GROUPS, config_dir, group_options
+from deeprl_cli.errors import ConfigError, did_you_mean, nearest
+from deeprl_cli.schema import RunConfig
+
+ROOT = "train"
+OPEN = "env.kwargs"  # the one mapping that takes any key
+# set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
+NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
+
+
+def load_config(overrides: Sequence[str] | str = ()) -> RunConfig:
+    """The configuration of `deeprl train <overrides>`, checked; `load_config("sac")` is short for `["algo=sac"]`.
+
+    Raises ConfigError, one line, for anything that can't be composed, is misspelt, or has the wrong type or range.
+    """
+    if isinstance(overrides, str):
+        overrides = shlex.split(overrides) if "=" in overrides else [f"algo={overrides}"]
+    return build_run_config(compose_values(overrides))
+
+
+def build_run_config(values: dict[str, Any]) -> RunConfig:
+    """Plain composed values as the typed configuration, the algorithm's own checks included. Raises ConfigError."""
+    algo = values.get("algo")
+    if not isinstance(algo, dict) or not isinstance(algo.get("name"), str):
+        raise ConfigError("missing value for 'algo': choose one, for example algo=ppo")
+    config = schema.build(registry.get_algorithm(algo["name"]).Config, algo, "algo")
+    run = schema.build(RunConfig, {**values, "algo": config})
+    run.algo.validate()
+    return run
+
+
+def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """The composed configuration as nested dictionaries, interpolations resolved; types unchecked."""
+    values = _plain(_compose(parse(overrides)))
+    assert isinstance(values, dict)
+    return values
+
+
+def config_text(
+    overrides: Sequence[str], which: Literal["job", "hydra", "all"], package: str | None, resolve: bool
+) -> str:
+    """YAML of the composed configuration, or of its part `package`: what `--cfg` shows."""
+    config = _compose(parse(overrides), with_hydra=True)
+    hydra = config.hydra
+    with _editable(config):
+        del config["hydra"]
+    shown: Any = {"job": config, "hydra": OmegaConf.create({"hydra": hydra})}.get(which)
+    if which == "all":
+        shown = OmegaConf.merge({"hydra": hydra}, config)
+    if package:
+        shown = OmegaConf.select(shown, package)
+        if shown is None:
+            raise ConfigError(f"--package {package}: no such part{did_you_mean(package, dotted_keys(_plain(config)))}")
+    if not OmegaConf.is_config(shown):
+        return f"{shown}\n"
+    if resolve and which == "job":
+        shown = OmegaConf.create(_plain(shown))
+    return OmegaConf.to_yaml(shown)
+
+
+# ---- overrides ----------------------------------------------------------------------------------------------------
+
+
+def parse(overrides: Sequence[str], *, sweep: bool = False) -> list[Override]:
+    """Overrides in Hydra's grammar, each checked on its own; without `sweep`, several values at once are refused."""
+    parsed = [_parse_one(text) for text in overrides]
+    for override in parsed:
+        _check(override, sweep)
+    return parsed
+
+
+def _parse_one(text: str) -> Override:
+    if "=" not in text and not text.startswith("~"):
+        if config_search.looks_like_env_id(text) or text in group_options("algo"):
+            raise ConfigError(f"'{text}': write {'algo' if text in group_options('algo') else 'env'}={text}")
+        raise ConfigError(f"'{text}': an override is key=value; for example {text.strip('.')}=1")
+    if text.startswith("="):
+        raise ConfigError(f"'{text}': an override is key=value, the key is missing")
+    try:
+        return OverridesParser.create(None).parse_overrides([text])[0]
+    except OverrideParseException:
+        key = text.partition("=")[0]
+        if not re.fullmatch(r"[~+]{0,2}[\w./@:-]+", key):
+            raise ConfigError(f"'{text}': a key is words joined by dots, and '{key}' is not") from None
+        mend = f"close its brackets and quotes, or quote it whole: \"{key}='…'\""
+        raise ConfigError(f"can't read the value in '{text}': {mend}") from None
+
+
+def _check(override: Override, sweep: bool) -> None:
+    """Refuse what Hydra would take, or refuse in its own words, before anything is composed."""
+    key, text = override.key_or_group, str(override.input_line)
+    if key.split(".")[0].split("/")[0] == "hydra":
+        _check_hydra(override, sweep)
+        return
+    if key in NAMES:
+        group = NAMES[key]
+        raise ConfigError(f"{key} comes with its {group}: write {group}={text.partition('=')[2] or '…'}")
+    if override.package is not None:
+        raise ConfigError(f"'{text}': a group stays in its place; write {key}={text.partition('=')[2]}")
+    head, _, tail = key.partition("/")
+    if head in GROUPS and tail:
+        raise ConfigError(f"'{text}': write {head}={tail}/{text.partition('=')[2]}")
+    if override.is_delete() and not key.startswith(f"{OPEN}."):
+        instead = {"tuned": "; write tuned=none", "experiment": "; leave experiment out"}.get(key)
+        raise ConfigError(f"'{text}': no key can be taken away{instead or f'; set another value, {key}=…'}")
+    if override.is_sweep_override():
+        if not sweep:
+            values = text.partition("=")[2]
+            listable = key not in GROUPS and override.value_type == ValueType.SIMPLE_CHOICE_SWEEP
+            as_list = f", or write '{key}=[{values}]' for a list" if listable else ""
+            raise ConfigError(f"'{text}' is several values: add -m to run one job for each{as_list}")
+        if not override.is_discrete_sweep():
+            raise ConfigError(f"'{text}': a range of reals can't be tried one by one; list values, {key}=0.1,0.2")
+        return
+    value = override.value()
+    if key in GROUPS and isinstance(value, dict):
+        named = next((full for full, group in NAMES.items() if group == key and full.split(".")[1] in value), None)
+        if named:
+            raise ConfigError(f"{named} comes with its {key}: write {key}={value[named.split('.')[1]]}")
+    elif key in GROUPS and not isinstance(value, str):
+        nothing = {"tuned": "; for nothing tuned, tuned=none", "experiment": "; for none, leave it out"}.get(key, "")
+        raise ConfigError(f"'{text}': {key} takes one name{_for_example(key)}{nothing}")
+
+
+def _check_hydra(override: Override, sweep: bool) -> None:
+    key, text = override.key_or_group, str(override.input_line)
+    if override.is_sweep_override():
+        raise ConfigError(f"'{text}': Hydra's own settings can't be swept over")
+    if key.replace("/", ".").startswith("hydra.sweeper"):
+        raise ConfigError(f"'{text}': a sweep is every combination of the values listed; there is no other sweeper")
+    if not sweep and key != "hydra.searchpath":
+        raise ConfigError(f"'{text}' means nothing to a single run: its folder is run_dir=…; for a sweep, add -m")
+
+
+def _for_example(group: str) -> str:
+    options = group_options(group)
+    return f": {', '.join(f'{group}={name}' for name in options[:3])}" if options else ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`jobs` are lists of overrides, each complete for one run; `hydra` holds those of Hydra's own settings."""
+
+    jobs: list[list[str]]
+    hydra: list[str]
+
+
+def expand_sweep(overrides: Sequence[str]) -> Sweep:
+    """Every combination of the values listed, the last key varying fastest. Raises ConfigError."""
+    with _hydra() as loader:
+        choices: dict[str, list[str]] = {}
+        hydra: list[str] = []
+        for override in parse(overrides, sweep=True):
+            override.config_loader = loader  # glob(…) asks it for the options of a group
+            text, key = str(override.input_line), override.get_key_element()
+            if override.is_hydra_override():
+                hydra.append(text)
+            elif override.is_sweep_override():
+                choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                if not choices[key]:
+                    raise ConfigError(f"'{text}' matches nothing{_for_example(key)}")
+            else:
+                choices[key] = [text]
+    return Sweep([list(job) for job in itertools.product(*choices.values())], hydra)
+
+
+# ---- Hydra --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hydra() -> Iterator[ConfigLoader]:
+    """Hydra over our folder of configurations; one already in use, by the caller's own program, is put aside."""
+    config_search.register()
+    instance = GlobalHydra.instance()
+    outer, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(str(config_dir()), job_name="deeprl", version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _editable(config: DictConfig) -> Iterator[None]:
+    OmegaConf.set_struct(config, False)
+    yield
+    OmegaConf.set_struct(config, True)
+
+
+def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    with _hydra(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a folder of hydra.searchpath that isn't there
+        return compose(ROOT, overrides, return_hydra_config=with_hydra)
+
+
+def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> DictConfig:
+    """Hydra's composition, its errors rewritten."""
+    for override in overrides:
+        if _adds_outside_open(override):
+            raise _diagnose(overrides) or ConfigError(f"'{override.input_line}': leave out the '+'")
+    try:
+        config = _ask_hydra([_for_hydra(override) for override in overrides], with_hydra)
+    except MissingConfigException as error:
+        raise _missing(error) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(_one_line(str(error))) from None
+    except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
+        raise _diagnose(overrides) or ConfigError(_one_line(str(error) or str(error.__cause__))) from None
+    _check_tuned(overrides)
+    return config
+
+
+def _check_tuned(overrides: Sequence[Override]) -> None:
+    """`tuned` is optional in the defaults list, so Hydra lets any name pass."""
+    if any(override.key_or_group == "hydra.searchpath" for override in overrides):
+        return  # it may lie there
+    options = group_options("tuned")
+    for override in overrides:
+        if override.key_or_group == "tuned" and override.value() not in options:
+            raise unknown_option("tuned", str(override.value()), options)
+
+
+def _for_hydra(override: Override) -> str:
+    """The override's text; a new key below `env.kwargs` needs Hydra's leave to be added."""
+    text = str(override.input_line)
+    new = f"{override.key_or_group}.".startswith(f"{OPEN}.") and not (override.is_delete() or override.is_force_add())
+    return f"++{text.lstrip('+')}" if new else text
+
+
+def _adds_outside_open(override: Override) -> bool:
+    adds = override.is_add() or override.is_force_add()
+    return adds and not override.is_hydra_override() and not f"{override.key_or_group}.".startswith(f"{OPEN}.")
+
+
+def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
+    """Which override is at fault, found by composing the groups alone; None when it is none of the keys."""
+    chosen = [o for o in overrides if o.key_or_group in GROUPS and isinstance(o.value(), str | None)]
+    groups = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in chosen]
+    searchpath = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
+    try:
+        base = _plain(_ask_hydra(groups + searchpath), resolve=False)
+    except MissingConfigException as error:
+        return _missing(error)
+    except (HydraException, OmegaConfBaseException, ValueError, UserWarning):
+        return None
+    known = set(dotted_keys(base))
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_hydra_override() or key.startswith(f"{OPEN}."):
+            continue
+        if key not in known and key not in GROUPS:
+            return unknown_key(key, base, GROUPS, _algorithm_keys())
+        if override.is_add() or override.is_force_add():
+            return ConfigError(f"'{override.input_line}': {key} is there already, leave out the '+'")
+    return None
+
+
+def _algorithm_keys() -> dict[str, list[str]]:
+    """The keys of every algorithm's file, for saying whose a key is."""
+    folder = config_dir() / "algo"
+    files = {name: OmegaConf.load(folder / f"{name}.yaml") for name in group_options("algo")}
+    return {name: dotted_keys(_plain(file, resolve=False)) for name, file in files.items()}
+
+
+def _missing(error: MissingConfigException) -> ConfigError:
+    """An option that isn't there, asked for by an override or by a file's defaults list."""
+    path = str(error.missing_cfg_file)
+    group, _, name = path.partition("/")
+    if group not in GROUPS:
+        return ConfigError(_one_line(str(error)))
+    if group != "env":
+        return unknown_option(group, name, group_options(group))
+    ids = config_search.registered_ids()
+    latest = [known for known in ids if known.lower().startswith(f"{name.lower()}-v")]
+    near = latest[-1:] or nearest(name, ids, 3)
+    meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return ConfigError(f"unknown env '{name}'{meant}; `deeprl list envs` shows the ids there are")
+
+
+def _plain(config: Any, resolve: bool = True) -> Any:
+    try:
+        return OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_one_line(str(error))}") from None
+
+
+def _one_line(message: str) -> str:
+    """The part of a library's message that says what is wrong: up to its second sentence's hints and search paths."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    kept = list(
+        itertools.takewhile(lambda line: not line.startswith(("Config search path", "See https", "full_key")), lines)
+    )
+    return "; ".join(kept[:3])
+
+
+# ---- launchers and shell completion -------------------------------------------------------------------------------
+
+
+def launch(sweep: Sweep, folder: Path, job: Callable[[RunConfig, str], Any]) -> list[Any]:
+    """Run `job(configuration, overrides)` for each through the Hydra launcher chosen with `hydra/launcher=`.
+
+    What each returned, or the exception it raised. `job` must be a module's own function: launchers send it by name.
+
+    The master configuration is composed from Hydra's settings alone: a key that fits only some of the jobs' algorithms
+    is looked at in the jobs themselves.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
+    quoted = str(folder).replace("'", "\\'")
+    settings = [*sweep.hydra, f"hydra.sweep.dir='{quoted}'"]
+    with _hydra() as loader:
+        try:
+            master = loader.load_configuration(ROOT, settings, RunMode.MULTIRUN)
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=HydraContext(loader, Callbacks(master)),
+                task_function=partial(_launched, job),
+                config=master,
+            )
+        except (HydraException, OmegaConfBaseException, RuntimeError, ImportError) as error:
+            raise ConfigError(_one_line(str(error))) from None
+        return [result._return_value for result in launcher.launch(sweep.jobs, initial_job_idx=0)]
+
+
+def _launched(job: Callable[[RunConfig, str], Any], composed: DictConfig) -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    return job(build_run_config(_plain(composed)), " ".join(HydraConfig.get().overrides.task))
+
+
+def sweep_folder(sweep: Sweep) -> Path:
+    """Where the sweep's own record goes (`hydra.sweep.dir`); not yet made."""
+    config = _compose(parse(sweep.hydra, sweep=True), with_hydra=True)
+    return Path(str(config.hydra.sweep.dir))
+
+
+def shell_completion(arguments: Sequence[str]) -> None:
+    """Hydra's `-sc install=bash|zsh|fish`, `uninstall=…` and, from the shell itself, `query=…` over COMP_LINE.
+
+    COMP_LINE arrives with our verb in it, which Hydra must not take for an override.
+    """
+    shells = ("bash", "fish", "zsh")
+    action, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
+    if action not in ("install", "uninstall", "query") or shell not in shells:
+        raise ConfigError(f"-sc takes install=SHELL or uninstall=SHELL, the shell one of {', '.join(shells)}")
+    program, *words = os.environ.get("COMP_LINE", "deeprl").split(" ")
+    if words and words[0] == "train":
+        words = [word for word in words[1:] if not word.startswith("-") or word in ("-m", "--multirun")]
+        os.environ["COMP_LINE"] = " ".join([program, *words])
+    if sys.argv[0].endswith(".py"):
+        sys.argv[0] = "deeprl"  # `python -m deeprl_cli`: Hydra would write a completion of python itself
+    config_search.GymConfigSource.offer_ids = True
+    try:
+        with _hydra():
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            hydra.shell_completion(ROOT, list(arguments))
+    finally:
+        config_search.GymConfigSource.offer_ids = False

@@ -1,0 +1,87 @@
+"""What to say when an override can't be taken: one line with the key, the nearest valid one, and what to type instead.
+
+Plain dictionaries and strings only; `config.py` finds out what was meant and composed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from deeprl_cli.errors import ConfigError, did_you_mean, nearest
+
+LISTED = 30  # names shown in one line before it says how many more there are
+
+
+def dotted_keys(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    """Every key of nested mappings as a full path, the mappings' own keys included: algo, algo.lr, …"""
+    keys: list[str] = []
+    for name, value in values.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys += dotted_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def some(names: Iterable[str]) -> str:
+    """The names in one line, the tail as a count."""
+    names = list(names)
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest
+
+
+def unknown_option(group: str, name: str, options: Sequence[str], hint: str = "") -> ConfigError:
+    """`algo=sca`: no such file in the group."""
+    known = f"; known: {some(options)}" if options else ""
+    return ConfigError(f"unknown {group} '{name}'{did_you_mean(name, options)}{known}{hint}")
+
+
+def unknown_key(
+    key: str, values: Mapping[str, Any], groups: Sequence[str], algorithms: Mapping[str, Iterable[str]]
+) -> ConfigError:
+    """An override's key that isn't in the composed `values`.
+
+    `algorithms` holds each algorithm's own keys, from below `algo.`, to say whose key it is when it is another's.
+    """
+    known = dotted_keys(values)
+    parent, _, leaf = key.rpartition(".")
+    if parent in known and not isinstance(_at(values, parent), Mapping):
+        return ConfigError(f"unknown key '{key}': {parent} holds one value, write {parent}=…")
+    inside = [name for name in known if name.endswith(f".{key}")] or [
+        name for name in known if parent and name.startswith(f"{parent.split('.')[0]}.") and name.endswith(f".{leaf}")
+    ]
+    if inside:
+        return ConfigError(f"unknown key '{key}'; did you mean {_either(inside)}?")
+    owners = [name for name, keys in algorithms.items() if key.removeprefix("algo.") in keys]
+    if owners:
+        chosen = (values.get("algo") or {}).get("name", "another")
+        return ConfigError(
+            f"unknown key '{key}': it belongs to algo {', '.join(owners)}, and this run's is {chosen};"
+            f" leave it out or choose algo={owners[0]}"
+        )
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    last = {name.rpartition(".")[2]: name for name in reversed(known)}  # the outermost of equal last parts
+    guess = (
+        [group for group in groups if not parent and key.startswith(group)]  # algorithm=…, environment=…
+        or [_join(parent, name) for name in nearest(leaf, [name.rpartition(".")[2] for name in siblings])]
+        or [last[name] for name in nearest(leaf, last)]
+        or (nearest(key, [*known, *groups]) if parent not in known else [])
+    )
+    if guess:
+        return ConfigError(f"unknown key '{key}'; did you mean {_either(guess)}?")
+    return ConfigError(f"unknown key '{key}'; {parent or 'a run'} has {some(n.rpartition('.')[2] for n in siblings)}")
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split(".") if key else []:
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _join(parent: str, leaf: str) -> str:
+    return f"{parent}.{leaf}" if parent else leaf
+
+
+def _either(keys: Sequence[str]) -> str:
+    return " or ".join(f"'{key}'" for key in keys[:3])

@@ -1,0 +1,104 @@
+"""What Hydra is taught here: every gymnasium id is an option of the group `env`, YAML or not.
+
+A ConfigSource of scheme `gym` stands after the configuration folders, so a file `env/<Id>.yaml` wins. For an id without
+one it answers with the base every environment shares (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+# (module:)(Namespace/)Name-vN; with a module any name goes, for the module registers it on import
+ENV_ID = re.compile(r"(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+-v\d+|[\w.]+:[\w:./-]+")
+ATARI_ID = re.compile(r"(?:[\w.]+:)?(?:(?P<ale>ALE/)\w+-v5|\w+NoFrameskip-v[04])")
+
+_EXTENSION = ".yaml"
+_GROUP = "env"
+
+
+def looks_like_env_id(name: str) -> bool:
+    """Whether `name` has the shape of a gymnasium id; nothing is imported to find out."""
+    return ENV_ID.fullmatch(name) is not None
+
+
+def registered_ids() -> list[str]:
+    """The ids gymnasium knows, those of the installed packages that register on import included. Costs an import."""
+    import contextlib
+    import importlib
+
+    import gymnasium
+
+    from deeprl_cli.envs.testing import register_own_envs
+
+    register_own_envs()
+    for package in ("ale_py", "minigrid"):  # they add their ids to gymnasium's registry when imported
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package)
+    return sorted(gymnasium.registry)
+
+
+class GymConfigSource(ConfigSource):
+    """`gym://`: one configuration for each environment id, made when asked for."""
+
+    # listing means importing gymnasium: only shell completion has a use for that
+    offer_ids = False
+
+    @staticmethod
+    def scheme() -> str:
+        return "gym"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        name = _env_name(config_path)
+        if name is None:
+            raise ConfigLoadError(f"Config not found : {config_path}")
+        values: dict[str, Any] = {"id": name}
+        atari = ATARI_ID.fullmatch(name)
+        if atari and atari["ale"]:
+            # the ids under ALE/ skip frames themselves: the preprocessing does it instead, taking a maximum over two
+            values["kwargs"] = {"frameskip": 1}
+        base = "/atari@_here_" if atari else "/env@_here_"
+        return ConfigResult(
+            config=OmegaConf.create({"defaults": [base, "_self_"], **values}),
+            path=self.full_path(),
+            provider=self.provider,
+            header={"package": None},
+        )
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.strip("/") == _GROUP
+
+    def is_config(self, config_path: str) -> bool:
+        return _env_name(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        wanted = self.offer_ids and self.is_group(config_path) and results_filter != ObjectType.GROUP
+        return registered_ids() if wanted else []
+
+
+class GymSearchPath(SearchPathPlugin):
+    """Appends `gym://` to every search path, after the folders."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="deeprl", path="gym://")
+
+
+def register() -> None:
+    """Make both known to Hydra; to be called before Hydra is initialised, any number of times."""
+    for plugin in (GymConfigSource, GymSearchPath):
+        Plugins.instance().register(plugin)
+
+
+def _env_name(config_path: str) -> str | None:
+    group, _, name = config_path.strip("/").removesuffix(_EXTENSION).partition("/")
+    return name if group == _GROUP and looks_like_env_id(name) else None

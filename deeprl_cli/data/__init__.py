@@ -1,0 +1,1 @@
+"""Experience: the replay memory (off-policy) and the rollout buffer (on-policy)."""

@@ -1,0 +1,41 @@
+"""Which memory a run needs, and whether it fits."""
+
+from __future__ import annotations
+
+import torch
+
+from deeprl_cli.data.replay import Replay
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.schema import ReplayConfig, RunConfig
+
+
+def make_memory(cfg: RunConfig, spec: EnvSpec, device: torch.device) -> Replay:
+    assert isinstance(cfg.algo, ReplayConfig)
+    return Replay(spec, cfg.seeds, cfg.algo.buffer_capacity, device)
+
+
+def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
+    """Raise ConfigError when the replay memory that this run will fill is larger than what the machine has free."""
+    if not isinstance(cfg.algo, ReplayConfig):
+        return
+    rows = min(cfg.algo.buffer_capacity, cfg.total_steps)  # rows never written take no memory
+    needed, free = Replay.bytes_needed(spec, cfg.seeds, rows), free_bytes(cfg.hardware.name)
+    if free is not None and needed > 0.9 * free:
+        fitting = int(0.8 * free / needed * rows)
+        raise ConfigError(
+            f"the replay memory needs {needed / 2**30:.1f} GiB for {cfg.seeds} x {rows} transitions, "
+            f"{free / 2**30:.1f} GiB are free: give algo.buffer_capacity={fitting} or fewer seeds"
+        )
+
+
+def free_bytes(hardware: str) -> int | None:
+    """Memory a new allocation can take, or None where the system doesn't tell."""
+    if hardware == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None

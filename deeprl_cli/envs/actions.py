@@ -1,0 +1,105 @@
+"""From the algorithm's actions to the environment's: index offsets, and Box rescaled from [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from deeprl_cli.envs.spec import Array
+from deeprl_cli.errors import ConfigError
+
+
+class ActionView:
+    """The action space an algorithm sees, and the way back.
+
+    `space`: see EnvSpec. `dtype`: the dtype actions arrive in. `record_dtype`: the narrowest dtype that holds an action
+    without loss (for the history of an episode). Decoding is quickest for batches of `count` actions.
+    Raises ConfigError for spaces no algorithm here can act in.
+    """
+
+    def __init__(self, env_id: str, space: gym.Space[Any], count: int = 1) -> None:
+        self.dtype: np.dtype[Any] = np.dtype(np.int64)
+        self.record_dtype = self.dtype
+        self.scalar = False  # one whole number per environment
+        self._decode: Callable[[Array], Array] = _same
+        if isinstance(space, spaces.Discrete):
+            self.scalar = True
+            self.space: gym.Space[Any] = spaces.Discrete(int(space.n))
+            self.record_dtype = np.min_scalar_type(int(space.n) - 1)
+            if start := int(space.start):
+                self._decode = lambda actions: actions + start
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.space = spaces.MultiDiscrete(space.nvec.ravel())
+            self.record_dtype = np.min_scalar_type(int(space.nvec.max()) - 1)
+            self._decode = _shaped(space.shape, space.start if space.start.any() else None)
+        elif isinstance(space, spaces.MultiBinary):
+            self.space = spaces.MultiBinary(int(np.prod(space.shape)))
+            self.record_dtype = np.dtype(np.uint8)
+            self._decode = _shaped(space.shape, None)
+        elif isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            self.dtype = self.record_dtype = np.dtype(np.float32)
+            self.space, self._decode = _box(space, count)
+        elif isinstance(space, spaces.Box):
+            raise ConfigError(f"env.id={env_id}: actions are a Box of {space.dtype}; only float Boxes can be acted in")
+        else:
+            raise ConfigError(
+                f"env.id={env_id}: can't act in a {type(space).__name__} action space; supported: Discrete, "
+                "MultiDiscrete, MultiBinary, Box"
+            )
+        self.shape: tuple[int, ...] = self.space.shape or ()
+
+    def decode(self, actions: npt.ArrayLike) -> Array:
+        """The environments' own actions (N, *env action) from the algorithm's (N, *action); a fresh array for Boxes."""
+        return self._decode(np.asarray(actions, self.dtype))
+
+
+def _same(actions: Array) -> Array:
+    return actions
+
+
+def _shaped(shape: tuple[int, ...], start: Array | None) -> Callable[[Array], Array]:
+    """Actions (N, k) in the environment's shape (N, *shape), counted from `start`."""
+
+    def decode(actions: Array) -> Array:
+        shaped = actions.reshape(len(actions), *shape)
+        return shaped if start is None else shaped + start
+
+    return decode if len(shape) != 1 or start is not None else _same
+
+
+def _box(space: spaces.Box[Any], count: int) -> tuple[spaces.Box[Any], Callable[[Array], Array]]:
+    """The Box as seen by the algorithm, and its decoder.
+
+    Clipping after the affine map equals clipping to [-1, 1] before it, and keeps rounding inside the bounds.
+    """
+    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    finite = np.isfinite(low) & np.isfinite(high)
+    scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1)
+    offset = np.where(finite, (np.where(finite, high, 0) + np.where(finite, low, 0)) / 2, 0)
+    seen = spaces.Box(
+        np.where(finite, -1, low).astype(np.float32), np.where(finite, 1, high).astype(np.float32), dtype=np.float32
+    )
+    # a float64 environment is given float64 bounds: rounding them to float32 could leave the Box
+    dtype = np.promote_types(np.float32, space.dtype)
+    rows = tuple(values.astype(dtype) for values in (scale, offset, low, high))
+    # for tiny batches broadcasting costs more than the arithmetic: keep the constants in the batch's own shape
+    tiled = tuple(np.tile(row, (count, 1)) for row in rows)
+    scaled, shifted = bool(np.any(scale != 1)), bool(np.any(offset != 0))
+    bounded = bool(np.any(np.isfinite(low) | np.isfinite(high)))
+    shape = space.shape
+
+    def decode(actions: Array) -> Array:
+        scale, offset, lowest, highest = tiled if len(actions) == count else rows
+        out: Array = actions * scale if scaled else actions.astype(dtype)
+        if shifted:
+            out = out + offset
+        if bounded:
+            out = np.maximum(np.minimum(out, highest), lowest)
+        return out if len(shape) == 1 else out.reshape(len(out), *shape)
+
+    return seen, decode

@@ -1,0 +1,159 @@
+"""Building environments from their configuration: single ones, vectors of them, and the spaces an algorithm sees."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import FrameStackObservation, TimeLimit
+
+from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.atari import preprocess
+from deeprl_cli.envs.ids import construction_errors, resolve
+from deeprl_cli.envs.observations import ObservationView, StackedChannels, flatten_nested, is_image
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.schema import EnvConfig
+
+Env = gym.Env[Any, Any]
+
+
+def make_vector_env(cfg: EnvConfig, seeds: Sequence[int], num_envs: int, *, training: bool) -> VectorEnv:
+    """N = len(seeds) * num_envs environments, seed-major. `training` turns on what only learning should see (reward
+    clipping, lost lives as ends) and keeps training and evaluation episodes apart.
+
+    Raises ConfigError for everything that can't be built or acted in.
+    """
+    if cfg.backend == "native":
+        from deeprl_cli.envs.native import NativeVectorEnv
+
+        return NativeVectorEnv(cfg, seeds, num_envs, training=training)
+    if cfg.backend == "envpool":
+        from deeprl_cli.envs.envpool_backend import EnvPoolVectorEnv
+
+        return EnvPoolVectorEnv(cfg, seeds, num_envs, training=training)
+    make_env = partial(build_env, cfg, training=training)
+    clip = training and cfg.atari.enabled and cfg.atari.clip_reward
+    if cfg.backend == "async":
+        from deeprl_cli.envs.asynchronous import AsynchronousVectorEnv
+
+        return AsynchronousVectorEnv(cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip)
+    from deeprl_cli.envs.sync import SyncVectorEnv
+
+    return SyncVectorEnv(cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip)
+
+
+def env_spec(cfg: EnvConfig) -> EnvSpec:
+    """The spaces as an algorithm sees them: builds one environment, reads them, closes it. Raises ConfigError."""
+    if cfg.backend in ("native", "envpool"):
+        vector = make_vector_env(cfg, [0], 1, training=True)
+        vector.close()
+        return vector.spec
+    env = build_env(cfg, training=True)
+    try:
+        observations, actions = ObservationView(cfg.id, env.observation_space), ActionView(cfg.id, env.action_space)
+    finally:
+        env.close()
+    return EnvSpec(cfg.id, observations.space, actions.space)
+
+
+def make_single_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None) -> Env:
+    """One environment taking and giving what an algorithm does (spaces of `env_spec`), for example to record a video.
+
+    Always gymnasium's, whatever cfg.backend says. Raises ConfigError where it can't render in `render_mode`.
+    """
+    return AlgorithmView(cfg.id, build_env(cfg, training=training, render_mode=render_mode))
+
+
+class AlgorithmView(gym.Wrapper[Any, Any, Any, Any]):
+    """Observations and actions of one environment as in EnvSpec."""
+
+    def __init__(self, env_id: str, env: Env) -> None:
+        super().__init__(env)
+        self._observations = ObservationView(env_id, env.observation_space)
+        self._actions = ActionView(env_id, env.action_space)
+        self.observation_space, self.action_space = self._observations.space, self._actions.space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observations.convert(observation, 1)[0], info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        decoded = self._actions.decode([action])
+        row = decoded.tolist()[0] if self._actions.scalar else decoded[0]
+        observation, reward, terminated, truncated, info = self.env.step(row)
+        return self._observations.convert(observation, 1)[0], reward, terminated, truncated, info
+
+
+def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None) -> Env:
+    """One gymnasium environment with its time limit, Atari preprocessing, frame stack and flattening, its spaces and
+    dtypes still its own. Raises ConfigError.
+    """
+    registered = resolve(cfg.id)
+    _choose_headless_rendering(registered.entry_point)
+    kwargs = copy.deepcopy(cfg.kwargs)
+    arguments: dict[str, Any] = dict(kwargs)
+    limit = cfg.max_episode_steps
+    if cfg.atari.enabled:
+        if kwargs.get("frameskip", 1) != 1:
+            raise ConfigError("env.kwargs.frameskip: leave it out, env.atari.frame_skip does the skipping")
+        if "ale_py" in str(registered.entry_point):
+            # the preprocessing skips frames and reads the screen in grey itself
+            arguments = {"obs_type": "grayscale", **arguments, "frameskip": 1}
+        limit = -1  # counted in agent steps, outside the frame skip
+    if render_mode is not None:
+        arguments["render_mode"] = render_mode
+    with construction_errors(registered, kwargs):
+        env: Env = gym.make(registered, max_episode_steps=limit, disable_env_checker=True, **arguments)
+    if render_mode is not None and render_mode not in env.metadata.get("render_modes", []):
+        env.close()
+        raise ConfigError(f"env.id={cfg.id} can't render as {render_mode}: no video of it can be made")
+    if registered.id.startswith(("MiniGrid-", "BabyAI-")):
+        env = _flat_minigrid(env)
+    if cfg.atari.enabled:
+        env = preprocess(cfg.id, env, cfg.atari, cfg.max_episode_steps, training=training)
+    env = flatten_nested(cfg.id, env)
+    return _stacked(cfg, env)
+
+
+def _stacked(cfg: EnvConfig, env: Env) -> Env:
+    """The last `frame_stack` observations as one. Atari frames are always (stack, H, W), also for a stack of one."""
+    if cfg.frame_stack == 1 and not cfg.atari.enabled:
+        return env
+    image = is_image(env.observation_space)
+    limit = env if type(env) is TimeLimit else None
+    if limit is not None:
+        # the time limit outermost, where the synchronous back-end counts it for all environments at once
+        env = limit.env
+    env = FrameStackObservation(env, cfg.frame_stack)
+    if image and not cfg.atari.enabled and len(env.observation_space.shape or ()) == 4:
+        env = StackedChannels(env)
+    return env if limit is None else TimeLimit(env, limit._max_episode_steps)
+
+
+def _flat_minigrid(env: Env) -> Env:
+    """MiniGrid's own flat form of its Dict: the partial view and the mission's characters in one vector."""
+    from minigrid.wrappers import FlatObsWrapper
+
+    flat: Env = FlatObsWrapper(env)
+    return flat
+
+
+def _choose_headless_rendering(entry_point: Any) -> None:
+    """Without a display, have MuJoCo render through EGL; it decides when it is imported, so before building."""
+    if not any(word in str(entry_point) for word in ("mujoco", "dm_control")) or sys.platform != "linux":
+        return
+    if any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")):
+        return
+    try:
+        ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return  # MuJoCo refuses to be imported at all when told to use an EGL that isn't there
+    os.environ["MUJOCO_GL"] = "egl"

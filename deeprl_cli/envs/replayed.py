@@ -1,0 +1,146 @@
+"""Bookkeeping shared by the back-ends that can be brought back exactly: an episode is its seed and its actions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.spec import Array
+from deeprl_cli.envs.vector import VectorEnv, episode_seed
+from deeprl_cli.errors import UserError
+
+LONGEST_REPLAY = 200_000  # steps of one episode; beyond it the history is dropped and the episode can't be restored
+
+
+class ActionHistory:
+    """The actions of every environment's present episode, as rows (T, N, *action) of one growing array.
+
+    Row 0 is the oldest step that any environment still needs; `starts[n]` is the global step its episode began at.
+    """
+
+    def __init__(self, num_envs: int, view: ActionView) -> None:
+        self._rows = np.empty((256, num_envs, *view.shape), view.record_dtype)
+        self._first = 0  # global step of row 0
+        self._count = 0  # rows in use
+        self.time = 0  # global step: vector steps since construction
+        self.starts = np.zeros(num_envs, np.int64)
+
+    def append(self, actions: Array) -> None:
+        if self._count == len(self._rows):
+            self._make_room()
+        self._rows[self._count] = actions
+        self._count += 1
+        self.time += 1
+
+    def _make_room(self) -> None:
+        """Drop what no restorable episode needs; double the array where that frees less than half of it."""
+        running = self.starts[self.time - self.starts <= LONGEST_REPLAY]
+        needed = int(running.min()) if len(running) else self.time
+        kept = self._rows[max(needed - self._first, 0) : self._count]
+        rows = self._rows if len(kept) <= len(self._rows) // 2 else np.empty_like(self._rows, shape=self._doubled())
+        rows[: len(kept)] = kept.copy()
+        self._rows, self._first, self._count = rows, max(needed, self._first), len(kept)
+
+    def _doubled(self) -> tuple[int, ...]:
+        return (2 * len(self._rows), *self._rows.shape[1:])
+
+    def of(self, index: int) -> Array | None:
+        """The actions (length, *action) of one environment's present episode; None past LONGEST_REPLAY."""
+        start = int(self.starts[index])
+        if self.time - start > LONGEST_REPLAY:
+            return None
+        return self._rows[start - self._first : self._count, index]
+
+    def restore(self, actions: Sequence[Array]) -> None:
+        """Take over these episodes, one array (length, *action) per environment, all ending now."""
+        longest = max(len(history) for history in actions)
+        rows = max(256, longest)
+        self._rows = np.zeros((rows, *self._rows.shape[1:]), self._rows.dtype)
+        for index, history in enumerate(actions):
+            self._rows[longest - len(history) : longest, index] = history
+        self._first, self._count, self.time = 0, longest, longest
+        self.starts = np.array([longest - len(history) for history in actions], np.int64)
+
+
+class ReplayedVectorEnv(VectorEnv):
+    """A back-end whose episodes are each reset with a seed of their own, and can therefore be replayed."""
+
+    replayable = True
+
+    def __init__(
+        self, view: ActionView, seeds: Sequence[int], num_envs: int, *, training: bool, clip_reward: bool
+    ) -> None:
+        super().__init__(seeds, num_envs, training=training, clip_reward=clip_reward)
+        self._actions = view
+        self._history = ActionHistory(self.num_envs, view)
+        self._returns = [0.0] * self.num_envs  # Python floats: 64 bits, and no numpy call a step
+        self._episodes = [-1] * self.num_envs  # number of the present episode; -1 before the first
+
+    @abstractmethod
+    def _replay(self, episodes: Mapping[int, tuple[int, Array]]) -> dict[int, Array]:
+        """Reset the environments named with (seed, actions (T, *action)), repeat the actions; their observations."""
+
+    def _seed(self, index: int) -> int:
+        seed, env_index = self.seeds[index // self.envs_per_seed], index % self.envs_per_seed
+        return episode_seed(seed, env_index, self._episodes[index], training=self.training)
+
+    def _begin(self, index: int) -> int:
+        """Count a new episode of one environment from here on; its seed."""
+        self._episodes[index] += 1
+        self._returns[index] = 0.0
+        self._history.starts[index] = self._history.time
+        return self._seed(index)
+
+    def _where(self, index: int) -> str:
+        """One environment, its episode and step, in words."""
+        step = self._history.time - int(self._history.starts[index])
+        return (
+            f"environment {index % self.envs_per_seed} of seed {self.seeds[index // self.envs_per_seed]} "
+            f"({self.spec.id}), episode {self._episodes[index]}, step {step}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        histories = [self._history.of(index) for index in range(self.num_envs)]
+        kept = [history for history in histories if history is not None]
+        return {
+            **self._layout(),
+            "env": self.spec.id,
+            "episodes": list(self._episodes),
+            "returns": list(self._returns),
+            "lengths": [-1 if history is None else len(history) for history in histories],  # -1: too long to replay
+            "actions": np.concatenate(kept) if kept else None,
+            "obs": None if self.obs is None else self.obs.copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        self._check_layout(state)
+        if state["obs"] is None:
+            return []
+        lengths = [int(length) for length in state["lengths"]]
+        self._episodes = [int(episode) for episode in state["episodes"]]
+        recorded = np.zeros((0, *self._actions.shape)) if state["actions"] is None else np.asarray(state["actions"])
+        ends = np.cumsum([max(length, 0) for length in lengths])
+        histories = [recorded[end - max(length, 0) : end] for end, length in zip(ends, lengths, strict=True)]
+        self._history.restore(histories)
+        self._returns = [float(value) for value in state["returns"]]
+        exceptions: list[str] = []
+        for index, length in enumerate(lengths):
+            if length < 0:
+                exceptions.append(f"{self._where(index)}: longer than {LONGEST_REPLAY} steps, starts a fresh episode")
+                self._begin(index)
+        restored = self._replay({index: (self._seed(index), history) for index, history in enumerate(histories)})
+        obs = np.array(state["obs"])
+        for index, length in enumerate(lengths):
+            if length < 0:
+                obs[index] = restored[index]
+            elif obs[index].tobytes() != restored[index].tobytes():
+                raise UserError(
+                    f"{self._where(index)}: replaying its actions gave another observation than the one saved; this "
+                    "environment can't be resumed exactly (its dynamics depend on more than the reset seed)"
+                )
+        self.obs = obs
+        return exceptions

@@ -1,0 +1,47 @@
+"""What an algorithm may know of an environment (`EnvSpec`), and one step of N environments (`Step`). No torch.
+
+Shapes: N = S*B environments, seed-major (n = s*B + b); `*obs` and `*action` as in the spaces of EnvSpec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """The spaces of one environment as the algorithm sees them, not as the environment declares them.
+
+    Observations: Box uint8 images, Box float32 vectors (always 1-D), Discrete from 0, 1-D MultiDiscrete from 0.
+    Actions: Discrete from 0, 1-D MultiDiscrete from 0, 1-D MultiBinary, 1-D Box float32 in [-1, 1] where both bounds of
+    a dimension are finite (else the environment's own bounds).
+    """
+
+    id: str
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of N environments. Every array is fresh: the caller owns it for good.
+
+    Where no episode ended, `next_obs` is the very same array object as `obs`; don't write into either.
+    """
+
+    obs: Array  # (N, *obs) what to act on next: the first observation of the new episode where one ended
+    next_obs: Array  # (N, *obs) the true next observation of this transition: the final one where an episode ended
+    reward: npt.NDArray[np.float32]  # (N,) what to learn from (sign only under Atari reward clipping)
+    terminated: npt.NDArray[np.bool_]  # (N,) no bootstrap: a terminal state, or a lost life in Atari training
+    truncated: npt.NDArray[np.bool_]  # (N,) cut short (time limit): bootstrap from next_obs
+    weight: npt.NDArray[np.float32]  # (N,) 0 for the dummy transition of a NEXT_STEP back-end, else 1
+    episode_end: npt.NDArray[np.bool_]  # (N,) the true episode ended (a lost life doesn't end it)
+    episode_return: npt.NDArray[np.float32]  # (N,) undiscounted, unclipped return; valid where episode_end, else 0
+    episode_length: npt.NDArray[np.int64]  # (N,) steps of the finished episode; valid where episode_end, else 0

@@ -1,0 +1,27 @@
+"""Errors meant for a person: one line that says what is wrong, where, and what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. Printed as one line; the process exits with code 2."""
+
+
+class ConfigError(UserError):
+    """A configuration value, key or combination that can't be run."""
+
+
+def nearest(word: str, candidates: Iterable[str], count: int = 1) -> list[str]:
+    """The candidates most like `word` (case-insensitive), best first; empty when none is close."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.6)
+    return [by_lower[match] for match in matches]
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """`; did you mean 'gamma'?`, or nothing when no candidate is close."""
+    matches = nearest(word, candidates)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

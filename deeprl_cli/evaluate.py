@@ -1,0 +1,181 @@
+"""Evaluation on environments of their own, deterministic unless asked otherwise; and the `eval` verb.
+
+Shapes: S seeds, E evaluation environments per seed, K episodes per seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeprl_cli.checkpoint import load_checkpoint, load_weights
+from deeprl_cli.envs.make import env_spec, make_vector_env
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.errors import UserError
+from deeprl_cli.policy import Policy, make_policy
+from deeprl_cli.registry import get_algorithm
+from deeprl_cli.rl.noise import NoiseStream
+from deeprl_cli.run_folder import find_run, read_config
+from deeprl_cli.schema import EnvConfig, RunConfig, build
+
+EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns and lengths of K episodes per seed, `(S, K)`."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def return_mean(self) -> list[float]:
+        return [float(mean) for mean in self.returns.mean(1)]
+
+    @property
+    def return_std(self) -> list[float]:
+        return [float(std) for std in self.returns.std(1)]
+
+    @property
+    def length_mean(self) -> list[float]:
+        return [float(mean) for mean in self.lengths.mean(1)]
+
+
+def eval_envs(env: EnvConfig, seeds: list[int], episodes: int) -> VectorEnv:
+    """Environments for evaluating: EnvPool's own where the run uses it (its ids differ), else stepped in this process."""
+    backend = "envpool" if env.backend == "envpool" else "sync"
+    return make_vector_env(
+        dataclasses.replace(env, backend=backend), seeds, min(episodes, EVAL_ENVS), training=False
+    )
+
+
+def evaluate(policy: Policy, envs: VectorEnv, episodes: int, noise: NoiseStream | None = None) -> Evaluation:
+    """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic.
+
+    Environment e of a seed plays its share of the episodes, the first ones it finishes: taking whichever end first
+    would favour short ones.
+    """
+    num_seeds = policy.num_seeds
+    per_seed = envs.num_envs // num_seeds
+    share = [episodes // per_seed + (e < episodes % per_seed) for e in range(per_seed)] * num_seeds
+    returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
+    lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
+    missing = sum(share)
+    obs = envs.reset()
+    while missing:
+        step = envs.step(policy.act(obs, None if noise is None else noise.next()["act"], eager=True))
+        obs = step.obs
+        if step.episode_end.any():
+            for n in np.flatnonzero(step.episode_end):
+                if len(returns[n]) < share[n]:
+                    returns[n].append(float(step.episode_return[n]))
+                    lengths[n].append(int(step.episode_length[n]))
+                    missing -= 1
+    rows = [slice(s * per_seed, (s + 1) * per_seed) for s in range(num_seeds)]
+    return Evaluation(
+        np.array([[r for episodes in returns[row] for r in episodes] for row in rows]),
+        np.array([[n for episodes in lengths[row] for n in episodes] for row in rows]),
+    )
+
+
+def best_path(run: Path, seed: int) -> Path:
+    return run / "checkpoints" / "best" / f"seed_{seed}.safetensors"
+
+
+def load_best(policy: Policy, run: Path, seeds: list[int]) -> None:
+    """Put each seed's best weights into `policy`. Raises UserError where a file is missing, damaged, or another's."""
+    for index, seed in enumerate(seeds):
+        tensors, _ = load_weights(best_path(run, seed))
+        try:
+            policy.load_weights(index, tensors)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error
+
+
+def read_run(path: Path) -> tuple[Path, RunConfig]:
+    """The run folder at or above `path`, and its checked configuration. Raises UserError where it isn't a run."""
+    run = find_run(path)
+    values = {key: value for key, value in read_config(run).items() if key != "resolved"}
+    algo = values.get("algo")
+    if not isinstance(algo, dict) or "name" not in algo:
+        raise UserError(f"{run / 'config.yaml'}: names no algorithm")
+    return run, build(RunConfig, {**values, "algo": build(get_algorithm(str(algo["name"])).Config, algo, "algo")})
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    episodes: int,
+    seed: int | None,
+    checkpoint: str,
+    stochastic: bool,
+    as_json: bool,
+    video: Path | None,
+) -> None:
+    """`deeprl eval`: play a trained run's policies and print what they earn.
+
+    `seed` picks one of the run's seeds; all of them otherwise. `checkpoint` is best or last. Raises UserError.
+    """
+    run, cfg = read_run(path)
+    seeds = cfg.seed_list
+    if seed is not None and seed not in seeds:
+        raise UserError(f"--seed {seed}: this run has seeds {', '.join(map(str, seeds))}")
+    spec = env_spec(cfg.env)
+    policy = make_policy(get_algorithm(cfg.algo.name), cfg.algo, cfg.network, spec, seeds, "cpu")
+    if checkpoint == "best" and best_path(run, seeds[0]).exists():
+        load_best(policy, run, seeds)
+    elif checkpoint == "best":
+        raise UserError(f"{run}: has no best checkpoint (eval.every=0, or stopped early): use --checkpoint last")
+    else:
+        try:
+            policy.load_state_dict(load_checkpoint(run / "checkpoints" / "last").state["policy"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{run / 'checkpoints' / 'last'}: doesn't fit this run's config.yaml") from error
+    # Seeds of its own: neither the episodes of training nor those that chose the best checkpoint.
+    envs = eval_envs(cfg.env, [s + FRESH for s in seeds], episodes)
+    noise = None
+    if stochastic:
+        act = policy.algorithm.noise_spec().act
+        noise = NoiseStream(seeds, "eval", {"act": act}, (min(episodes, EVAL_ENVS),), block=64)
+    try:
+        result = evaluate(policy, envs, episodes, noise)
+    finally:
+        envs.close()
+    chosen = [index for index, s in enumerate(seeds) if seed is None or s == seed]
+    report: dict[str, Any] = {
+        "run": str(run),
+        "algo": cfg.algo.name,
+        "env": cfg.env.id,
+        "checkpoint": checkpoint,
+        "stochastic": stochastic,
+        "episodes": episodes,
+        "seeds": [seeds[i] for i in chosen],
+        "return_mean": [result.return_mean[i] for i in chosen],
+        "return_std": [result.return_std[i] for i in chosen],
+        "length_mean": [result.length_mean[i] for i in chosen],
+    }
+    if video is not None:
+        from deeprl_cli.video import record
+
+        report["videos"] = [str(file) for file in record(policy, cfg, chosen, video)]
+    print(json.dumps(report) if as_json else _table(report))
+
+
+FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [f"{report['algo']} on {report['env']}, {report['checkpoint']} checkpoint, {report['episodes']} episodes"]
+    for s, mean, std, length in zip(
+        report["seeds"], report["return_mean"], report["return_std"], report["length_mean"], strict=True
+    ):
+        lines.append(f"  seed {s}: return {mean:.2f} ± {std:.2f} (std of episodes), length {length:.0f}")
+    if len(report["seeds"]) > 1:
+        lines.append(f"  mean over seeds: {np.mean(report['return_mean']):.2f}")
+    lines += [f"  video: {file}" for file in report.get("videos", [])]
+    return "\n".join(lines)

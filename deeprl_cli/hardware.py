@@ -1,0 +1,124 @@
+"""Device, threads, matrix precision and compilation: the choices, resolved once and written into the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.schema import HardwareConfig
+
+PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has woken up
+MAX_THREADS = 8  # small matrices gain nothing from more
+COMPILE_SECONDS = 20.0  # a first compilation here takes 6 to 20 s
+
+
+class Workload(NamedTuple):
+    """How much a run will compute: floating-point operations of one gradient step, and how many there will be."""
+
+    flops: float
+    gradient_steps: float
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Resolved choices; `notes` are words for the user about how `auto` was decided."""
+
+    device: str
+    threads: int
+    compile: bool
+    matmul_precision: Literal["highest", "high", "medium"]
+    notes: tuple[str, ...] = ()
+
+    def resolved(self) -> dict[str, Any]:
+        return {"device": self.device, "threads": self.threads, "compile": self.compile}
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(config: HardwareConfig) -> None:
+    """Raise ConfigError when the GPU asked for isn't there."""
+    if config.name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("hardware=cuda: torch sees no CUDA device here: use hardware=cpu")
+
+
+def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
+    """Decide what `auto` means for this run: by rule, not by timing, so that the same config gives the same numbers."""
+    check_device(config)
+    notes = []
+    threads = config.threads
+    if threads == "auto":
+        threads = min(available_cores(), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
+        notes.append(f"threads: {threads} ({workload.flops / 1e6:.0f} MFLOP an update)")
+    wanted = config.compile
+    if wanted == "auto":
+        saved = workload.gradient_steps * (0.4e-3 + workload.flops / 250e9)
+        wanted = saved > COMPILE_SECONDS
+        notes.append(f"compile: {'yes' if wanted else 'no'} (saves about {saved:.0f} s of eager time)")
+    if wanted and config.name == "cpu" and find_compiler() is None:
+        wanted = False
+        notes.append("compile: no C++ compiler found (g++ or clang++; CXX names one): running eagerly")
+    device = "cuda" if config.name == "cuda" else "cpu"
+    return Hardware(device, threads, bool(wanted), config.matmul_precision, tuple(notes))
+
+
+def apply(hardware: Hardware) -> None:
+    """Set torch's process-wide switches."""
+    torch.set_num_threads(hardware.threads)
+    torch.set_float32_matmul_precision(hardware.matmul_precision)
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler inductor would use, or None."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+
+
+class GraphCompiler:
+    """Compiles an algorithm's methods, each as one full graph, and times the first calls.
+
+    `announce(name)` is called before a method's first call and `announce(None)` after it.
+    """
+
+    def __init__(self, announce: Callable[[str | None], None], backend: str = "inductor") -> None:
+        self.announce, self.backend, self.seconds = announce, backend, 0.0
+        if backend == "inductor":
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl" / "inductor"
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        # A whole update differentiates inside its graph; without this switch the graph would break there.
+        torch._dynamo.config.trace_autograd_ops = True
+        warnings.filterwarnings("ignore", message=".*TensorFloat32.*", category=UserWarning)
+
+    def __call__(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = torch.compile(
+            method,
+            fullgraph=True,
+            dynamic=False,
+            backend=self.backend,
+            options={"cpp_wrapper": True} if self.backend == "inductor" and not torch.cuda.is_available() else None,
+        )
+        started = False
+
+        def graph(*args: Any, **kwargs: Any) -> Any:
+            nonlocal started
+            if started:
+                return compiled(*args, **kwargs)
+            started = True
+            self.announce(name)
+            start = time.perf_counter()
+            result = compiled(*args, **kwargs)
+            self.seconds += time.perf_counter() - start
+            self.announce(None)
+            return result
+
+        return graph

@@ -1,0 +1,116 @@
+"""The seed axis: S independent copies of a module, applied together.
+
+Shapes: S seeds, C copies inside a seed (twin critics), P parameters of one module, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name torch users know
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+ALIGNMENT = 16  # floats: every parameter starts on a 64-byte boundary of the flat storage, as matrix kernels like it
+
+
+class Stacked(nn.Module):
+    """S seeds (times `copies`) of the module that `make` builds, in one flat parameter of shape `(S, *copies, P)`.
+
+    `make` is called once per seed and copy, under a random generator forked from that seed alone: a seed's initial
+    weights don't depend on which seeds stand beside it. The flat storage makes an optimiser's step, a gradient clip
+    or a Polyak update a handful of operations; `tensors(seed)` gives the parameters back under their real names.
+
+    `forward(*inputs)` takes inputs `(S, B, …)` and returns `(S, B, …)`, or `(S, C, B, …)` with copies (the inputs are
+    shared by the copies).
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], seeds: Sequence[int], copies: int | None = None) -> None:
+        super().__init__()
+        members = [seeded(make, seed, copy) for seed in seeds for copy in range(copies or 1)]
+        self.num_seeds, self.copies = len(seeds), copies
+        self._template = [members[0]]  # in a list: its parameters are not this module's own
+        self.shapes = {name: parameter.shape for name, parameter in members[0].named_parameters()}
+        if any(True for _ in members[0].buffers()):
+            raise ValueError(f"{type(members[0]).__name__} has buffers; Stacked carries parameters only")
+        self._sizes = [-(-shape.numel() // ALIGNMENT) * ALIGNMENT for shape in self.shapes.values()]
+        flat = torch.stack([self._flatten([p.detach() for p in member.parameters()]) for member in members])
+        self.flat = nn.Parameter(flat.reshape(self._lead() + (-1,)))
+
+    def _lead(self) -> tuple[int, ...]:
+        return (self.num_seeds,) if self.copies is None else (self.num_seeds, self.copies)
+
+    def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors `(*lead, *shape)` to one `(*lead, P)`, each padded to the alignment."""
+        lead = tensors[0].ndim - len(next(iter(self.shapes.values())))
+        rows = [tensor.flatten(lead) for tensor in tensors]
+        return torch.cat([F.pad(r, (0, size - r.shape[-1])) for r, size in zip(rows, self._sizes, strict=True)], -1)
+
+    def views(self) -> dict[str, Tensor]:
+        """Each parameter `(S, *copies, *shape)` under its real name, as a view of the flat storage."""
+        chunks = self.flat.split(self._sizes, -1)
+        return {
+            name: chunk[..., : math.prod(shape)].unflatten(-1, shape)
+            for chunk, (name, shape) in zip(chunks, self.shapes.items(), strict=True)
+        }
+
+    def forward(self, *inputs: Tensor, params: dict[str, Tensor] | None = None, **options: str) -> Tensor:
+        """Apply all members; `params` (from `views()`) lets a caller differentiate with respect to them."""
+        params = self.views() if params is None else params
+
+        def apply(member: dict[str, Tensor], *x: Tensor) -> Tensor:
+            output: Tensor = functional_call(self._template[0], member, x, options)
+            return output
+
+        # One seed needs no batching rule: a direct call is plain matrix products, and eager mode is faster for it.
+        member_axis = apply if self.copies is None else vmap(apply, in_dims=(0,) + (None,) * len(inputs))
+        if self.num_seeds == 1:
+            return member_axis({n: p[0] for n, p in params.items()}, *[x[0] for x in inputs]).unsqueeze(0)
+        return vmap(member_axis)(params, *inputs)
+
+    def gradients(self, loss: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """d loss / d flat, `(S, *copies, P)`, where `loss` was computed from `params = self.views()`.
+
+        Seeds are independent, so differentiating the sum of an `(S,)` loss gives every seed its own gradient.
+        """
+        return self._flatten(torch.autograd.grad(loss.sum(), list(params.values())))
+
+    def tensors(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """The parameters of the `seed`-th member, `(*copies, *shape)`, by name."""
+        for name, view in self.views().items():
+            yield name, view[seed].detach()
+
+    @torch.no_grad()
+    def load(self, seed: int, tensors: dict[str, Tensor]) -> None:
+        """Set the `seed`-th member's parameters from `tensors(…)`. Raises ValueError on a missing name or other shape."""
+        if missing := self.shapes.keys() - tensors.keys():
+            raise ValueError(f"weights lack '{min(missing)}'")
+        for name, view in self.views().items():
+            if view[seed].shape != tensors[name].shape:
+                raise ValueError(
+                    f"weights '{name}' have shape {tuple(tensors[name].shape)}, not {tuple(view[seed].shape)}"
+                )
+            view[seed].copy_(tensors[name])
+
+    def multiplications(self) -> int:
+        """Multiplications of one forward pass of one sample of one seed, about: one a weight, more for convolutions."""
+        reused = sum(getattr(module, "multiplications", 0) for module in self._template[0].modules())
+        return (sum(shape.numel() for shape in self.shapes.values()) + reused) * (self.copies or 1)
+
+    def target(self) -> Stacked:
+        """A copy with the same weights that is never differentiated (a target network)."""
+        twin = Stacked.__new__(Stacked)
+        nn.Module.__init__(twin)
+        twin.num_seeds, twin.copies, twin.shapes = self.num_seeds, self.copies, self.shapes
+        twin._template, twin._sizes = self._template, self._sizes
+        twin.flat = nn.Parameter(self.flat.detach().clone(), requires_grad=False)
+        return twin
+
+
+def seeded(make: Callable[[], nn.Module], seed: int, copy: int) -> nn.Module:
+    """`make()` under a generator forked from (seed, copy), leaving torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((seed << 8) + copy)
+        return make()

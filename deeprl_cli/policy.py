@@ -1,0 +1,107 @@
+"""An algorithm with its normalisers: raw observations in, actions out. Training and evaluation both act through it.
+
+Shapes: S seeds, B environments per seed, N = S·B (seed-major).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+
+from deeprl_cli.algorithm import Algorithm, Transition
+from deeprl_cli.envs.spec import Step
+from deeprl_cli.rl.normalisers import RewardScaler, RunningStatistics
+
+
+class Policy(nn.Module):
+    """Owns the running statistics that `algo.normalize_obs` and `algo.normalize_reward` ask for.
+
+    They move in training only, by `observe…`; `act` and `normalise` read them.
+    """
+
+    def __init__(self, algorithm: Algorithm, num_envs: int) -> None:
+        super().__init__()
+        self.algorithm, self.num_seeds = algorithm, len(algorithm.seeds)
+        config, space = algorithm.config, algorithm.spec.observation_space
+        vector = isinstance(space, Box) and space.dtype != np.uint8  # bytes are scaled by the network, choices aren't
+        shape = tuple(space.shape or ())
+        self.obs_statistics = RunningStatistics(self.num_seeds, shape) if config.normalize_obs and vector else None
+        self.reward_scaler = (
+            RewardScaler(self.num_seeds, num_envs, config.gamma) if config.normalize_reward else None
+        )
+        self.obs_shape = shape
+
+    def act(self, obs: np.ndarray, noise: Tensor | None, *, eager: bool = False) -> np.ndarray:
+        """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the deterministic policy."""
+        x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape)
+        if noise is not None or self.device.type != "cpu":
+            x = x.to(self.device)
+        if self.obs_statistics is not None:
+            x = self.obs_statistics.normalise(x)
+        action = self.algorithm.act_eagerly(x, noise) if eager else self.algorithm.act(x, noise)
+        actions: np.ndarray = action.flatten(0, 1).cpu().numpy()
+        return actions
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.algorithm.parameters()).device
+
+    def normalise(self, data: Transition) -> Transition:
+        """The same transitions with normalised observations and scaled rewards."""
+        if self.obs_statistics is not None:
+            data = data._replace(
+                obs=self.obs_statistics.normalise(data.obs), next_obs=self.obs_statistics.normalise(data.next_obs)
+            )
+        if self.reward_scaler is not None:
+            data = data._replace(reward=self.reward_scaler.scale(data.reward))
+        return data
+
+    def observe(self, obs: Tensor, weight: Tensor) -> None:
+        """Take observations `(S, n, *obs)` into the statistics."""
+        if self.obs_statistics is not None:
+            self.obs_statistics.update(obs, weight)
+
+    def observe_rewards(self, reward: Tensor, terminated: Tensor, truncated: Tensor, weight: Tensor) -> None:
+        """Take rewards of consecutive steps `(S, T, B)` into the scale."""
+        if self.reward_scaler is not None:
+            self.reward_scaler.update(reward, torch.maximum(terminated, truncated), weight)
+
+    def observe_step(self, obs: np.ndarray, step: Step) -> None:
+        """Both, for one step of N environments."""
+        if self.obs_statistics is None and self.reward_scaler is None:
+            return
+        lead = (self.num_seeds, -1)
+        weight = torch.from_numpy(step.weight).view(lead).to(self.device)
+        self.observe(torch.from_numpy(obs).view(*lead, *self.obs_shape).to(self.device), weight)
+        flags = [torch.from_numpy(flag).float().view(lead).unsqueeze(1) for flag in (step.terminated, step.truncated)]
+        reward = torch.from_numpy(step.reward).view(lead).unsqueeze(1)
+        self.observe_rewards(*(x.to(self.device) for x in (reward, *flags)), weight.unsqueeze(1))
+
+    def weights(self, seed_index: int) -> dict[str, Tensor]:
+        """All that evaluation needs of one seed: network weights and the frozen observation statistics."""
+        tensors = self.algorithm.weights(seed_index)
+        if self.obs_statistics is not None:
+            tensors |= {
+                f"obs_statistics.{name}": value[seed_index].clone()
+                for name, value in self.obs_statistics.named_buffers()
+            }
+        return tensors
+
+    def load_weights(self, seed_index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Set one seed from `weights(…)`. Raises ValueError where names or shapes differ."""
+        self.algorithm.load_weights(seed_index, tensors)
+        if self.obs_statistics is not None:
+            for name, value in self.obs_statistics.named_buffers():
+                value[seed_index].copy_(tensors[f"obs_statistics.{name}"])
+
+
+def make_policy(
+    algorithm_class: type[Algorithm], config: Any, network: Any, spec: Any, seeds: list[int], device: str
+) -> Policy:
+    """The algorithm and its normalisers, on `device`."""
+    return Policy(algorithm_class(config, network, spec, seeds), config.num_envs).to(device)

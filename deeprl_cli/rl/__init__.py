@@ -1,0 +1,1 @@
+"""The mathematics that algorithms share: pure functions on `(S, B)` tensors, and a few modules with state."""

@@ -1,0 +1,268 @@
+"""What every training loop shares: acting, counting, logging, evaluating, checkpoints, and ending cleanly.
+
+Shapes: S seeds, B environments per seed, N = S·B (seed-major). Steps count environment steps of one seed.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprl_cli.algorithm import Algorithm, Metrics, average
+from deeprl_cli.checkpoint import save_checkpoint, save_weights
+from deeprl_cli.envs.spec import Step
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.evaluate import Evaluation, evaluate
+from deeprl_cli.hardware import Hardware
+from deeprl_cli.logger import RunLogger
+from deeprl_cli.policy import Policy
+from deeprl_cli.progress import Progress
+from deeprl_cli.rl.noise import NoiseStream
+from deeprl_cli.schema import RunConfig
+
+ACT_BLOCK = 256  # steps of action noise drawn at a time
+
+
+class Services:
+    """Where a trainer's results go, and who may stop it."""
+
+    def __init__(self, run_dir: Path, logger: RunLogger, progress: Progress, stopping: Callable[[], bool]) -> None:
+        self.run_dir, self.logger, self.progress, self.stopping = run_dir, logger, progress, stopping
+
+
+class Trainer(ABC):
+    """Runs one configuration to its end. `state_dict()` holds everything that moves."""
+
+    def __init__(
+        self, cfg: RunConfig, policy: Policy, envs: VectorEnv, eval_envs: VectorEnv, hardware: Hardware, to: Services
+    ) -> None:
+        self.cfg, self.policy, self.envs, self.eval_envs, self.hardware, self.to = (
+            cfg,
+            policy,
+            envs,
+            eval_envs,
+            hardware,
+            to,
+        )
+        self.algorithm: Algorithm = policy.algorithm
+        self.device = torch.device(hardware.device)
+        self.num_seeds, self.num_envs = cfg.seeds, cfg.algo.num_envs
+        spec = self.algorithm.noise_spec()
+        self.act_noise = NoiseStream(
+            cfg.seed_list, "act", {"act": spec.act}, (self.num_envs,), ACT_BLOCK, device=self.device
+        )
+        self.update_noise = NoiseStream(cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device)
+        self.steps = 0
+        self.updates = 0
+        self.first_step_at: float | None = None  # time.time() of the first environment step
+        self.train_seconds = 0.0
+        self.best: list[float] = [-float("inf")] * self.num_seeds
+        self.last_evaluation: Evaluation | None = None
+        self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
+        self._metrics: list[Metrics] = []
+        self._recent_return = float("nan")
+        self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval.every, cfg.checkpoint.every
+        self._clock = _Stopwatch()
+
+    # --- for the loops --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def iterate(self) -> None:
+        """Collect and learn once; adds to `steps`."""
+
+    def update_block(self) -> int:
+        """How many updates' noise to draw at a time."""
+        return 1
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Actions `(N, *action)` of the exploring policy for raw observations `(N, *obs)`."""
+        return self.policy.act(obs, self.act_noise.next()["act"])
+
+    def env_step(self, actions: np.ndarray) -> Step:
+        """Step every environment and keep count of the episodes that end."""
+        step = self.envs.step(actions)
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
+        if step.episode_end.any():
+            for n in np.flatnonzero(step.episode_end):
+                self._episodes.append(
+                    (int(n) // self.num_envs, float(step.episode_return[n]), int(step.episode_length[n]))
+                )
+        return step
+
+    def learned(self, metrics: Metrics, updates: int) -> None:
+        self.updates += updates
+        self._metrics.append(metrics)
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until `total_steps`, or until asked to stop; the last checkpoint is written either way."""
+        self.start()
+        self._clock.start()
+        try:
+            while self.steps < self.cfg.total_steps and not self.to.stopping():
+                self.iterate()
+                if self.steps >= self._next_log:
+                    self.log()
+                if self.cfg.eval.every and self.steps >= self._next_eval:
+                    self.evaluate()
+                if self.cfg.checkpoint.every and self.steps >= self._next_checkpoint:
+                    self.checkpoint()
+        finally:
+            self._clock.stop()
+            self.train_seconds = self._clock.seconds
+        if self._metrics or self._episodes:
+            self.log()
+        self.checkpoint()
+
+    def start(self) -> None:
+        """First observations; called once, before anything is stepped."""
+        self.obs = self.envs.reset()
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of all seeds over training time: start, compilation and evaluation excluded."""
+        seconds = self._clock.seconds
+        return self.steps * self.num_seeds / seconds if seconds > 0 else 0.0
+
+    def compiling(self, name: str | None) -> None:
+        """Shown, and left out of the training time."""
+        if name is None:
+            self._clock.start()
+            self.to.progress.status("")
+        else:
+            self._clock.stop()
+            self.to.progress.status(f"compiling {name} (once: kept in the user's cache folder)")
+
+    def log(self) -> None:
+        self._next_log = _next_multiple(self.steps, self.cfg.log.every)
+        returns: list[list[float]] = [[] for _ in range(self.num_seeds)]
+        lengths: list[list[float]] = [[] for _ in range(self.num_seeds)]
+        for seed, episode_return, length in self._episodes:
+            returns[seed].append(episode_return)
+            lengths[seed].append(length)
+        values = {name: metric.tolist() for name, metric in average(self._metrics).items()}
+        values["rollout/return_mean"] = [_mean(r) for r in returns]
+        values["rollout/length_mean"] = [_mean(r) for r in lengths]
+        values["rollout/episodes"] = [float(len(r)) for r in returns]
+        for name, value in (
+            ("optim/updates", float(self.updates)),
+            ("time/steps_per_second", self.steps_per_second),
+            ("time/seconds", self._clock.seconds),
+        ):
+            values[name] = [value] * self.num_seeds
+        self.to.logger.log(self.steps, values)
+        if self._episodes:
+            self._recent_return = _mean([episode[1] for episode in self._episodes])
+        self._episodes, self._metrics = [], []
+        self.to.progress.update(self.steps, self._recent_return, self.steps_per_second)
+
+    def evaluate(self) -> None:
+        """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
+        self._clock.stop()
+        self._next_eval = _next_multiple(self.steps, self.cfg.eval.every)
+        result = evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes)
+        self.last_evaluation = result
+        means = result.return_mean
+        self.to.logger.log(
+            self.steps,
+            {
+                "eval/return_mean": means,
+                "eval/return_std": result.return_std,
+                "eval/length_mean": result.length_mean,
+            },
+        )
+        for index, (mean, best) in enumerate(zip(means, self.best, strict=True)):
+            if mean > best:
+                self.best[index] = mean
+                path = self.to.run_dir / "checkpoints" / "best" / f"seed_{self.cfg.seed_list[index]}.safetensors"
+                save_weights(path, self.policy.weights(index), {"step": self.steps, "return_mean": mean})
+        shown = ", ".join(f"{mean:.1f}" for mean in means)
+        self.to.progress.message(f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes")
+        self._clock.start()
+
+    # --- checkpoint -----------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        self._clock.stop()
+        if self.cfg.checkpoint.every:
+            self._next_checkpoint = _next_multiple(self.steps, self.cfg.checkpoint.every)
+        state = {**self.state_dict(), "log": self.to.logger.flush()}
+        save_checkpoint(self.to.run_dir / "checkpoints" / "last", state, self.segments())
+        self._clock.start()
+
+    def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
+        """Big immutable pieces of the checkpoint; none unless a loop has them."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "updates": self.updates,
+            "train_seconds": self._clock.seconds,
+            "policy": self.policy.state_dict(),
+            "envs": self.envs.state_dict(),
+            "eval_envs": self.eval_envs.state_dict(),
+            "act_noise": self.act_noise.state_dict(),
+            "update_noise": self.update_noise.state_dict(),
+            "best": list(self.best),
+            "episodes": [list(episode) for episode in self._episodes],
+            "metrics": average(self._metrics),
+            "next": [self._next_log, self._next_eval, self._next_checkpoint],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
+        self.steps, self.updates = state["steps"], state["updates"]
+        self._clock.seconds = state["train_seconds"]
+        self.policy.load_state_dict(state["policy"])
+        for line in self.envs.load_state_dict(state["envs"]) + self.eval_envs.load_state_dict(state["eval_envs"]):
+            self.to.progress.message(line)
+        self.act_noise.load_state_dict(state["act_noise"])
+        self.update_noise.load_state_dict(state["update_noise"])
+        self.best = list(state["best"])
+        self._episodes = [(int(s), float(r), int(n)) for s, r, n in state["episodes"]]
+        self._metrics = [state["metrics"]] if state["metrics"] else []
+        self._next_log, self._next_eval, self._next_checkpoint = state["next"]
+        assert self.envs.obs is not None
+        self.obs = self.envs.obs
+
+
+class _Stopwatch:
+    """Adds up the time between start() and stop()."""
+
+    def __init__(self) -> None:
+        self._seconds, self._since = 0.0, None  # type: tuple[float, float | None]
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        if self._since is not None:
+            self._seconds += time.perf_counter() - self._since
+            self._since = None
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._seconds = value
+
+
+def _next_multiple(steps: int, every: int) -> int:
+    return (steps // every + 1) * every if every else 0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,86 @@
+"""The off-policy loop: one step of every environment, stored; every `train_every` steps, gradient steps from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from deeprl_cli.data.memory import make_memory
+from deeprl_cli.rl.noise import NoiseStream, bits, uniform
+from deeprl_cli.schema import ReplayConfig
+from deeprl_cli.trainers.base import ACT_BLOCK, Trainer
+
+UPDATE_BLOCK = 64  # gradient steps whose noise is drawn at a time
+
+
+class ReplayTrainer(Trainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        assert isinstance(self.cfg.algo, ReplayConfig)
+        self.algo: ReplayConfig = self.cfg.algo
+        self.memory = make_memory(self.cfg, self.algorithm.spec, self.device)
+        seeds, action_shape = self.cfg.seed_list, tuple(self.algorithm.spec.action_space.shape or ())
+        self.warm_up_noise = NoiseStream(
+            seeds, "warm-up", {"uniform": uniform(*action_shape)}, (self.num_envs,), ACT_BLOCK
+        )
+        draw = {"bits": bits(self.algo.batch_size)}
+        self.sample_noise = NoiseStream(seeds, "sample", draw, block=UPDATE_BLOCK, device=self.device)
+
+    def update_block(self) -> int:
+        return UPDATE_BLOCK
+
+    def iterate(self) -> None:
+        obs = self.obs
+        warming_up = self.steps < self.algo.learning_starts
+        actions = self.random_actions() if warming_up else self.act(obs)
+        step = self.env_step(actions)
+        self.memory.add(obs, actions, step)
+        self.policy.observe_step(obs, step)
+        self.obs = step.obs
+        before, self.steps = self.steps, self.steps + self.num_envs
+
+        every = self.algo.train_every
+        due = (self.steps // every - before // every) * self.algo.gradient_steps
+        if due and self.steps >= self.algo.learning_starts and len(self.memory) > 0:
+            self.algorithm.set_progress(self.steps, self.cfg.total_steps)
+            self.learned(self.algorithm.update(self.minibatches(due), self.noise(due)), due)
+
+    def minibatches(self, count: int) -> Iterator[Any]:
+        for _ in range(count):
+            yield self.policy.normalise(self.memory.sample(self.sample_noise.next()["bits"]))
+
+    def noise(self, count: int) -> Iterator[Mapping[str, Tensor]]:
+        for _ in range(count):
+            yield self.update_noise.next()
+
+    def random_actions(self) -> np.ndarray:
+        """Uniform over the action space `(N, *action)`, before there is anything to act on."""
+        drawn = self.warm_up_noise.next()["uniform"]
+        drawn = drawn.reshape(-1, *drawn.shape[2:])
+        space = self.algorithm.spec.action_space
+        if isinstance(space, Discrete):
+            return (drawn * int(space.n)).long().clamp_max(int(space.n) - 1).numpy()
+        return (2.0 * drawn - 1.0).numpy()
+
+    def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
+        return self.memory.segments() if self.cfg.checkpoint.replay else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "warm_up_noise": self.warm_up_noise.state_dict(),
+            "sample_noise": self.sample_noise.state_dict(),
+            "memory": self.memory.state_dict() if self.cfg.checkpoint.replay else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        super().load_state_dict(state, segments)
+        self.warm_up_noise.load_state_dict(state["warm_up_noise"])
+        self.sample_noise.load_state_dict(state["sample_noise"])
+        if state["memory"] is not None:
+            self.memory.load_state_dict(state["memory"], segments)

@@ -1,0 +1,33 @@
+"""The on-policy loop: T steps of every environment, then an update from them alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deeprl_cli.data.rollout import Rollout
+from deeprl_cli.schema import RolloutConfig
+from deeprl_cli.trainers.base import Trainer
+
+
+class RolloutTrainer(Trainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        assert isinstance(self.cfg.algo, RolloutConfig)
+        self.length = self.cfg.algo.rollout_length
+        self.rollout = Rollout(self.algorithm.spec, self.num_seeds, self.length, self.num_envs)
+
+    def iterate(self) -> None:
+        for t in range(self.length):
+            obs = self.obs
+            actions = self.act(obs)
+            step = self.env_step(actions)
+            self.rollout.put(t, obs, actions, step)
+            self.obs = step.obs
+        self.steps += self.length * self.num_envs
+
+        data = self.rollout.read(self.device)
+        self.policy.observe_rewards(data.reward, data.terminated, data.truncated, data.weight)
+        self.algorithm.set_progress(self.steps, self.cfg.total_steps)
+        self.learned(self.algorithm.update(self.policy.normalise(data), self.update_noise.next()), 1)
+        # after the update: the actions were drawn under the statistics that the update saw, too
+        self.policy.observe(data.obs.flatten(1, 2), data.weight.flatten(1, 2))

@@ -1,0 +1,246 @@
+"""The verbs, their exit codes and single lines of error, completion, and the imports each verb does without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from deeprl_cli import __version__, listing
+from deeprl_cli.cli import main
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.registry import algorithm_names
+
+ROOT = Path(__file__).parent.parent
+
+
+def deeprl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deeprl_cli", *arguments]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
+
+
+def code(*arguments: str) -> int:
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Stand-ins for the modules that train and evaluate, in an empty working directory; what they were called with."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+    train, evaluate = types.ModuleType("deeprl_cli.train"), types.ModuleType("deeprl_cli.evaluate")
+    train.train = made.append
+    evaluate.evaluate_run = lambda run, **options: made.append((run, options))
+    monkeypatch.setitem(sys.modules, "deeprl_cli.train", train)
+    monkeypatch.setitem(sys.modules, "deeprl_cli.evaluate", evaluate)
+    return made
+
+
+# ---- start-up
+
+
+def test_help_answers_at_once():
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert deeprl("--help").returncode == 0
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["train", "algo=sac", "--cfg", "job"], ["train", "-sc", "query=bash"]],
+)
+def test_no_torch_where_none_is_needed(arguments):
+    program = f"import sys; from deeprl_cli.cli import main; main({arguments}); assert 'torch' not in sys.modules"
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": "deeprl train env=Acro"}
+    subprocess.run([sys.executable, "-c", program], env=settings, check=True, capture_output=True)
+
+
+def test_an_error_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = deeprl("train", "algo=sac", "algo.clip_eps=0.1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("deeprl: unknown key 'algo.clip_eps'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_is_no_error():
+    program = f"{sys.executable} -m deeprl_cli list envs | head -1"
+    done = subprocess.run(
+        program, shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+# ---- verbs
+
+
+def test_version_and_help(capsys):
+    assert code("--version") == 0
+    assert capsys.readouterr().out == f"deeprl {__version__}\n"
+    assert code() == 0
+    assert "deeprl train algo=sac" in capsys.readouterr().out
+    assert code("train", "--help") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in [*algorithm_names(), "cuda", "cnn", "--multirun"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'?; there are train, eval, list"),
+        (["algo=sac"], "deeprl train algo=sac …"),
+        (["-m", "algo=sac"], "deeprl train -m …"),
+        (["train", "--seed=3"], "keys are written without dashes: seed=3"),
+        (["train", "--mulitrun"], "did you mean '--multirun'?"),
+        (["train", "--cfg"], "expected one argument"),
+        (["train", "--cfg", "jobs"], "invalid choice: 'jobs'"),
+        (["train", "--resolve"], "go with --cfg"),
+        (["train", "-m", "--cfg", "job"], "leave out -m"),
+        (["train", "-sc", "install=tcsh"], "one of bash, fish, zsh"),
+        (["train", "-sc"], "install=SHELL"),
+        (["eval"], "required: RUN"),
+        (["eval", "runs/x", "--episodes", "0"], "'0' is not a whole number of at least 1"),
+        (["eval", "runs/x", "--seed", "-1"], "--seed"),
+        (["eval", "runs/x", "--checkpoint", "worst"], "invalid choice: 'worst'"),
+        (["list"], "required: what"),
+        (["list", "algo"], "invalid choice: 'algo'"),
+        (["list", "envs", "zzz-nothing"], "no environment holds 'zzz-nothing'"),
+    ],
+)
+def test_what_cant_be_done_is_said_in_one_line(calls, capsys, arguments, says):
+    assert code(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deeprl: ")
+    assert says in line
+    assert calls == []
+
+
+def test_train_hands_on_the_checked_configuration(calls):
+    assert code("train", "algo=sac", "env=Pendulum-v1", "seeds=2") == 0
+    (trained,) = calls
+    assert (trained.algo.name, trained.seeds) == ("sac", 2)
+    assert not list(Path().iterdir())  # Hydra has made no folder of its own
+
+
+def test_train_shows_its_configuration(calls, capsys):
+    assert code("train", "--cfg", "job", "algo=sac", "-p", "algo") == 0
+    assert capsys.readouterr().out.startswith("name: sac\n")
+    assert calls == []
+
+
+def test_errors_of_the_preflight_are_lines_and_others_tracebacks(calls, monkeypatch, capsys):
+    def refuse(cfg):
+        raise ConfigError("algo=dqn takes Discrete actions")
+
+    monkeypatch.setattr(sys.modules["deeprl_cli.train"], "train", refuse)
+    assert code("train", "algo=dqn") == 2
+    assert capsys.readouterr().err == "deeprl: algo=dqn takes Discrete actions\n"
+
+    def fail(cfg):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys.modules["deeprl_cli.train"], "train", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "algo=dqn"])
+
+
+def test_interruption_before_training(calls, monkeypatch):
+    def interrupt(cfg):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["deeprl_cli.train"], "train", interrupt)
+    assert code("train") == 130
+
+
+def test_eval_hands_its_flags_on(calls):
+    assert code("eval", "runs/x", "--episodes", "7", "--seed", "3", "--checkpoint", "last", "--json") == 0
+    assert code("eval", "runs/x", "--stochastic", "--video", "films") == 0
+    plain = {"episodes": 100, "seed": None, "checkpoint": "best", "stochastic": False, "as_json": False, "video": None}
+    assert calls == [
+        (Path("runs/x"), {**plain, "episodes": 7, "seed": 3, "checkpoint": "last", "as_json": True}),
+        (Path("runs/x"), {**plain, "stochastic": True, "video": Path("films")}),
+    ]
+
+
+# ---- list
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_list_algos(wide, capsys):
+    assert code("list", "algos") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in algorithm_names())
+    row = next(line for line in told.splitlines() if line.startswith("sac"))
+    assert all(word in row for word in ("replay", "Box", "vectors", "deck Algorithm 7"))
+
+
+def test_list_envs(wide, capsys):
+    assert code("list", "envs") == 0
+    assert "classic_control" in capsys.readouterr().out
+    assert code("list", "envs", "CartPole-v1") == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("CartPole-v1"))
+    assert row.split()[1:] == ["Box(4,)", "float32", "Discrete(2)", "500"]
+    assert code("list", "envs", "mountaincar") == 0
+    told = capsys.readouterr().out
+    assert "MountainCarContinuous-v0" in told
+    assert "Box(1,) float32 in [-1, 1]" in told
+
+
+def test_list_networks_and_hardware(wide, capsys):
+    assert code("list", "networks") == 0
+    assert "cnn" in capsys.readouterr().out
+    assert code("list", "hardware") == 0
+    told = capsys.readouterr().out
+    assert "torch threads" in told
+    assert "cuda" in told
+
+
+def test_an_environment_that_cant_be_made_says_why():
+    assert listing._described("GymV21Environment-v0")[0].startswith("can't be made: ")
+
+
+# ---- shell completion
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("deeprl ", "train eval list"),
+        ("deeprl l", "list"),
+        ("deeprl list ne", "networks"),
+        ("deeprl eval ru", ""),
+        ("deeprl train hardware=", "hardware=cpu hardware=cuda"),
+        ("deeprl train algo=sac algo.lr_c", "algo.lr_critic="),
+        ("deeprl train -m env=Acro", "env=Acrobot-v1"),
+        ("deeprl train --some-flag seed", "seed= seeds="),
+    ],
+)
+def test_completion(monkeypatch, capsys, line, offered):
+    monkeypatch.setenv("COMP_LINE", line)
+    assert code("-sc", "query=bash") == 0
+    assert capsys.readouterr().out.strip() == offered
+
+
+def test_completion_script(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/deeprl"])
+    assert code("train", "-sc", "install=bash") == 0
+    assert capsys.readouterr().out.rstrip().endswith("-F hydra_bash_completion deeprl")

@@ -1,0 +1,140 @@
+"""`deeprl train -m`: all jobs checked before the first, failures reported at once, what became of each on record."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from deeprl_cli.cli import main
+from deeprl_cli.errors import ConfigError, UserError
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A stand-in for `deeprl_cli.train`, in an empty working directory; the list of configurations it trained."""
+    monkeypatch.chdir(tmp_path)
+    runs = []
+
+    def preflight(cfg):
+        runs.append(("preflight", cfg))
+        if cfg.algo.name == "sac" and "Pendulum" not in cfg.env.id:
+            raise ConfigError(f"algo=sac takes Box actions, but {cfg.env.id} has Discrete actions")
+
+    def train(cfg):
+        runs.append(("train", cfg))
+        if cfg.seed == 13:
+            raise RuntimeError("diverged")
+        if cfg.seed == 14:
+            raise UserError("the disk is full")
+        if cfg.seed == 15:
+            raise SystemExit(130)
+        return Path("runs") / cfg.algo.name / str(cfg.seed)
+
+    module = types.ModuleType("deeprl_cli.train")
+    module.preflight, module.train = preflight, train
+    monkeypatch.setitem(sys.modules, "deeprl_cli.train", module)
+    return runs
+
+
+def code(*arguments: str) -> int:
+    try:
+        main(["train", "-m", *arguments])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def record() -> list[dict]:
+    (path,) = Path("runs/sweeps").glob("*/sweep.json")
+    return json.loads(path.read_text())["jobs"]
+
+
+def test_every_job_is_checked_before_the_first_runs(trained, capsys):
+    assert code("algo=ppo,dqn", "seed=0,1", "env=Acrobot-v1") == 0
+    assert [what for what, _ in trained] == ["preflight"] * 4 + ["train"] * 4
+    assert [(cfg.algo.name, cfg.seed) for what, cfg in trained if what == "train"] == [
+        ("ppo", 0),
+        ("ppo", 1),
+        ("dqn", 0),
+        ("dqn", 1),
+    ]
+    assert "[3/4] algo=dqn seed=0 env=Acrobot-v1" in capsys.readouterr().out
+    assert record()[3] == {
+        "overrides": ["algo=dqn", "seed=1", "env=Acrobot-v1"],
+        "status": "done",
+        "run": "runs/dqn/1",
+    }
+
+
+def test_a_key_of_one_algorithm_only_is_looked_at_in_the_jobs(trained):
+    """hydra-ecosystem/hydra #2888: a fixed override isn't checked against the default algorithm."""
+    assert code("algo=sac", "env=Pendulum-v1", "algo.lr_actor=0.1", "seed=0,1") == 0
+    assert [cfg.algo.lr_actor for what, cfg in trained if what == "train"] == [0.1, 0.1]
+
+
+def test_jobs_that_cant_run_are_named_and_nothing_is_written(trained, capsys):
+    assert code("algo=ppo,sac", "algo.clip_eps=0.1", "seed=0,1") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(
+        "deeprl: algo=sac algo.clip_eps=0.1 seed=0: unknown key 'algo.clip_eps': it belongs to algo ppo"
+    )
+    assert lines[-1] == "deeprl: 2 of 4 runs can't start, so none was started"
+    assert code("algo=ppo,sac", "seed=0") == 2
+    assert "algo=sac seed=0: algo=sac takes Box actions" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+    assert "train" not in [what for what, _ in trained]
+
+
+def test_what_is_wrong_with_all_jobs_is_said_once(trained, capsys):
+    assert code("algo=ppo,dqn", "algo.gama=0.5") == 2
+    assert capsys.readouterr().err == "deeprl: unknown key 'algo.gama'; did you mean 'algo.gamma'?\n"
+
+
+def test_many_refusals_are_counted(trained, capsys):
+    assert code("algo=sac,ppo", "seed=range(12)") == 2
+    assert "deeprl: … and 2 more" in capsys.readouterr().err.splitlines()
+
+
+def test_a_failing_job_is_reported_at_once_and_the_others_go_on(trained, capsys):
+    assert code("seed=0,13,14,1") == 1
+    printed = capsys.readouterr()
+    assert [job["status"] for job in record()] == ["done", "failed", "failed", "done"]
+    assert record()[1]["error"] == "diverged"
+    assert "Traceback" in printed.err
+    assert "RuntimeError: diverged" in printed.err
+    assert printed.err.splitlines()[-2:] == [
+        "deeprl: failed: seed=13: diverged",
+        "deeprl: failed: seed=14: the disk is full",
+    ]
+    assert "deeprl: seed=14: the disk is full" in printed.err  # a line, and no traceback, for what the user can mend
+    assert printed.err.count("Traceback") == 1
+
+
+def test_an_interruption_ends_the_sweep(trained):
+    assert code("seed=0,15,1") == 130
+    assert [job["status"] for job in record()] == ["done", "stopped", "waiting"]
+
+
+def test_one_run_dir_for_several_runs_is_refused(trained, capsys):
+    assert code("run_dir=here", "seed=0,1") == 2
+    assert "run_dir=here is one folder for 2 runs" in capsys.readouterr().err
+    assert code("run_dir=a,b") == 0
+
+
+def test_sweeps_of_one_second_don_t_share_a_folder(trained):
+    assert code("seed=0,1", "hydra.sweep.dir=sweeps/x") == 0
+    assert code("seed=0,1", "hydra.sweep.dir=sweeps/x") == 0
+    assert sorted(path.name for path in Path("sweeps").iterdir()) == ["x", "x_2"]
+    assert [path.name for path in Path("sweeps/x").iterdir()] == ["sweep.json"]
+
+
+def test_an_explicit_launcher_runs_the_same_jobs(trained, capsys):
+    assert code("hydra/launcher=basic", "algo=ppo,dqn", "seed=1,13") == 1
+    assert [job["status"] for job in record()] == ["done", "failed", "done", "failed"]
+    assert record()[2]["run"] == "runs/dqn/1"
+    assert code("hydra/launcher=basik", "seed=1,2") == 2
+    assert "hydra/launcher" in capsys.readouterr().err.splitlines()[-1]
