@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
@@ -36,6 +36,7 @@ class PPOConfig(RolloutConfig):
     epochs: PositiveInt
     gae_lambda: UnitInterval
     clip_eps: PositiveFloat
+    clip_schedule: Literal["constant", "linear"]
     ent_coef: NonNegativeFloat
     vf_coef: NonNegativeFloat
     normalize_advantage: bool
@@ -69,6 +70,7 @@ class PPO(Algorithm):
     Config = PPOConfig
     config: PPOConfig
     active: Tensor
+    clip_eps: Tensor
 
     def __init__(self, config: PPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
@@ -76,11 +78,17 @@ class PPO(Algorithm):
         self.head = head
         self.model = Stacked(lambda: self.make_network.actor_critic(head.size, log_std=head.has_log_std), seeds)
         self.optimiser = Optimiser(config, config.lr, [self.model.flat])
+        self.register_buffer("clip_eps", torch.full((len(seeds),), config.clip_eps))
         self.register_buffer("active", torch.ones(len(seeds), dtype=torch.bool))  # seeds that target_kl hasn't stopped
 
     def noise_spec(self) -> NoiseSpec:
         order = permutation(self.config.epochs, self.config.rollout_length * self.config.num_envs)
         return NoiseSpec(act=self.head.noise, step={"order": order})
+
+    def set_progress(self, steps: int, horizon: int) -> None:
+        super().set_progress(steps, horizon)
+        if self.config.clip_schedule == "linear":
+            self.clip_eps.fill_(self.config.clip_eps * max(1.0 - steps / horizon, 0.0))
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
         """π_θ'(s, ·)"""
@@ -131,7 +139,8 @@ class PPO(Algorithm):
         log_ratio = pi.log_prob(b.action) - b.log_p
         advantage = normalise(b.advantage, b.weight) if self.config.normalize_advantage else b.advantage
 
-        clip = mean(clip_objective(log_ratio.exp(), advantage, self.config.clip_eps), b.weight)
+        eps = self.clip_eps.unsqueeze(-1)
+        clip = mean(clip_objective(log_ratio.exp(), advantage, eps), b.weight)
         fit = mean((value - b.returns).square(), b.weight)  # procedure "Fit value function"
         entropy = mean(pi.entropy(), b.weight)
         loss = -clip + self.config.vf_coef * fit - self.config.ent_coef * entropy
@@ -139,7 +148,7 @@ class PPO(Algorithm):
         with torch.no_grad():
             ratio = log_ratio.exp()
             kl = mean(ratio - 1 - log_ratio, b.weight)  # k3 with r = π'/π, its expectation under π: KL[π ‖ π']
-            clipped = mean(((ratio - 1).abs() > self.config.clip_eps).float(), b.weight)
+            clipped = mean(((ratio - 1).abs() > eps).float(), b.weight)
             if self.config.target_kl is not None:
                 self.active.logical_and_(kl <= 1.5 * self.config.target_kl)
         norm = self.optimiser.step([self.model.gradients(loss, theta)], self.active)
@@ -154,9 +163,10 @@ class PPO(Algorithm):
         }
 
 
-def clip_objective(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:
+def clip_objective(ratio: Tensor, advantage: Tensor, eps: Tensor) -> Tensor:
     """min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â), ρ = π'(s, a)/π(s, a) (deck, "PPO Clipping"); to be maximised."""
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - eps, 1 + eps) * advantage)
+    clipped = torch.minimum(torch.maximum(ratio, 1 - eps), 1 + eps)
+    return torch.minimum(ratio * advantage, clipped * advantage)
 
 
 def take(samples: Samples, index: Tensor) -> Samples:

@@ -63,6 +63,7 @@ class Trainer(ABC):
         self.updates = 0
         self.first_step_at: float | None = None  # time.time() of the first environment step
         self.train_seconds = 0.0
+        self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
         self.last_evaluation: Evaluation | None = None
         self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
@@ -152,7 +153,8 @@ class Trainer(ABC):
         values = {name: metric.tolist() for name, metric in average(self._metrics).items()}
         values["rollout/return_mean"] = [_mean(r) for r in returns]
         values["rollout/length_mean"] = [_mean(r) for r in lengths]
-        values["rollout/episodes"] = [float(len(r)) for r in returns]
+        self.finished_episodes = [total + len(r) for total, r in zip(self.finished_episodes, returns, strict=True)]
+        values["rollout/episodes"] = [float(total) for total in self.finished_episodes]
         for name, value in (
             ("optim/updates", float(self.updates)),
             ("time/steps_per_second", self.steps_per_second),
@@ -214,6 +216,7 @@ class Trainer(ABC):
             "act_noise": self.act_noise.state_dict(),
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
+            "finished_episodes": list(self.finished_episodes),
             "episodes": [list(episode) for episode in self._episodes],
             "metrics": average(self._metrics),
             "next": [self._next_log, self._next_eval, self._next_checkpoint],
@@ -228,7 +231,7 @@ class Trainer(ABC):
             self.to.progress.message(line)
         self.act_noise.load_state_dict(state["act_noise"])
         self.update_noise.load_state_dict(state["update_noise"])
-        self.best = list(state["best"])
+        self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
         self._episodes = [(int(s), float(r), int(n)) for s, r, n in state["episodes"]]
         self._metrics = [state["metrics"]] if state["metrics"] else []
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]
