@@ -47,11 +47,10 @@ class Evaluation:
 
 
 def eval_envs(env: EnvConfig, seeds: list[int], episodes: int) -> VectorEnv:
-    """Environments for evaluating: EnvPool's own where the run uses it (its ids differ), else stepped in this process."""
-    backend = "envpool" if env.backend == "envpool" else "sync"
-    return make_vector_env(
-        dataclasses.replace(env, backend=backend), seeds, min(episodes, EVAL_ENVS), training=False
-    )
+    """Environments to evaluate on: EnvPool's where the run uses it (its ids differ), else stepped in this process."""
+    if env.backend != "envpool":
+        env = dataclasses.replace(env, backend="sync")
+    return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False)
 
 
 def evaluate(policy: Policy, envs: VectorEnv, episodes: int, noise: NoiseStream | None = None) -> Evaluation:

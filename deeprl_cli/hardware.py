@@ -56,8 +56,9 @@ def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
     """Decide what `auto` means for this run: by rule, not by timing, so that the same config gives the same numbers."""
     check_device(config)
     notes = []
-    threads = config.threads
-    if threads == "auto":
+    if config.threads != "auto":
+        threads = config.threads
+    else:
         threads = min(available_cores(), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
         notes.append(f"threads: {threads} ({workload.flops / 1e6:.0f} MFLOP an update)")
     wanted = config.compile

@@ -31,13 +31,11 @@ class Policy(nn.Module):
         vector = isinstance(space, Box) and space.dtype != np.uint8  # bytes are scaled by the network, choices aren't
         shape = tuple(space.shape or ())
         self.obs_statistics = RunningStatistics(self.num_seeds, shape) if config.normalize_obs and vector else None
-        self.reward_scaler = (
-            RewardScaler(self.num_seeds, num_envs, config.gamma) if config.normalize_reward else None
-        )
+        self.reward_scaler = RewardScaler(self.num_seeds, num_envs, config.gamma) if config.normalize_reward else None
         self.obs_shape = shape
 
     def act(self, obs: np.ndarray, noise: Tensor | None, *, eager: bool = False) -> np.ndarray:
-        """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the deterministic policy."""
+        """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the mode."""
         x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape)
         if noise is not None or self.device.type != "cpu":
             x = x.to(self.device)
@@ -78,9 +76,11 @@ class Policy(nn.Module):
         lead = (self.num_seeds, -1)
         weight = torch.from_numpy(step.weight).view(lead).to(self.device)
         self.observe(torch.from_numpy(obs).view(*lead, *self.obs_shape).to(self.device), weight)
-        flags = [torch.from_numpy(flag).float().view(lead).unsqueeze(1) for flag in (step.terminated, step.truncated)]
-        reward = torch.from_numpy(step.reward).view(lead).unsqueeze(1)
-        self.observe_rewards(*(x.to(self.device) for x in (reward, *flags)), weight.unsqueeze(1))
+        reward, terminated, truncated = (
+            torch.from_numpy(x).float().view(lead).unsqueeze(1).to(self.device)
+            for x in (step.reward, step.terminated, step.truncated)
+        )
+        self.observe_rewards(reward, terminated, truncated, weight.unsqueeze(1))
 
     def weights(self, seed_index: int) -> dict[str, Tensor]:
         """All that evaluation needs of one seed: network weights and the frozen observation statistics."""

@@ -1,4 +1,4 @@
-"""Algorithm names to classes. A file `algos/<name>.py` holding an Algorithm, and `configs/algo/<name>.yaml`, is all it takes."""
+"""Algorithm names to classes: a file `algos/<name>.py` and a `configs/algo/<name>.yaml` are all it takes."""
 
 from __future__ import annotations
 

@@ -156,8 +156,8 @@ def stop_on_signals() -> Iterator[Signals]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         signals.received = number
-        for restored, handler in previous.items():
-            signal.signal(restored, handler)
+        for other, handler in previous.items():
+            signal.signal(other, handler)
         os.write(2, b"\nstopping: writing the last checkpoint (once more to quit at once)\n")
 
     try:
@@ -168,13 +168,13 @@ def stop_on_signals() -> Iterator[Signals]:
     try:
         yield signals
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)
 
 
 def _began() -> float:
     """When this run's process started, or now for a later run of one process."""
-    global _processes_first_run  # noqa: PLW0603 - a fact about the process
+    global _processes_first_run
     now = time.time()
     if not _processes_first_run:
         return now
@@ -211,5 +211,3 @@ def _farewell(run_dir: Path, summary: dict[str, Any]) -> str:
 def _returns(means: list[float]) -> str:
     shown = ", ".join(f"{mean:.1f}" for mean in means)
     return shown if len(means) == 1 else f"{sum(means) / len(means):.1f} (seeds: {shown})"
-
-

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, EnvSpec, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import EpsilonConfig, epsilon, epsilon_greedy
 from deeprl_cli.rl.noise import uniform

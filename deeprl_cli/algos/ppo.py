@@ -13,7 +13,8 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, EnvSpec, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.noise import permutation
@@ -107,10 +108,9 @@ class PPO(Algorithm):
         """Algorithm 8, lines 4–8; `order` `(S, epochs, N)` shuffles the samples for every epoch."""
         samples, metrics = self.gather_experience(rollout)
         self.active.fill_(True)
-        steps = []
+        steps: list[Metrics] = []
         for epoch in noise["order"].unbind(1):
-            for minibatch in epoch.split(self.config.batch_size, 1):
-                steps.append(self.step(samples, minibatch))
+            steps += [self.step(samples, minibatch) for minibatch in epoch.split(self.config.batch_size, 1)]
             if self.config.target_kl is not None and not self.active.any():
                 break
         return {**metrics, **average(steps)}

@@ -14,7 +14,8 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from deeprl_cli.algorithm import Algorithm, EnvSpec, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
 from deeprl_cli.rl.noise import normal
@@ -76,7 +77,7 @@ class SAC(Algorithm):
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         pi = self.policy(obs)
         action = pi.mode() if noise is None else pi.sample(noise)
-        return action.unflatten(-1, self.action_shape)
+        return torch.unflatten(action, -1, self.action_shape)
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
         # for a number of gradient steps: randomly sample a batch B from M (lines 5–6)

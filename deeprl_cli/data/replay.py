@@ -125,7 +125,7 @@ class Replay:
         return {"written": self.written.tolist(), "capacity": self.capacity, "segment_rows": SEGMENT_ROWS}
 
     def segments(self) -> dict[str, Callable[[], dict[str, Tensor]]]:
-        """The ring's content in blocks of slots. A name carries how much was ever written there: same name, same bytes."""
+        """The ring in blocks of slots. A name carries how much was ever written there: same name, same bytes."""
         blocks = {}
         for start in range(0, int(min(self.written.max(), self.capacity)), SEGMENT_ROWS):
             stop = min(start + SEGMENT_ROWS, self.capacity)

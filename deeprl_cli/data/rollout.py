@@ -37,7 +37,7 @@ class Rollout:
     def put(self, t: int, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
         """Store step `t` of all N = S·B environments."""
         values = (obs, action, step.reward, step.next_obs, step.terminated, step.truncated, step.weight)
-        for (name, store), value in zip(self._steps.items(), values, strict=True):
+        for store, value in zip(self._steps.values(), values, strict=True):
             store[:, t] = value.reshape(store.shape[0], *store.shape[2:])
 
     def read(self, device: torch.device | str) -> Transition:

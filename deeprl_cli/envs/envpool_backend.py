@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.ids import quiet_construction
 from deeprl_cli.envs.observations import ObservationView
 from deeprl_cli.envs.spec import Array, EnvSpec
 from deeprl_cli.envs.vector import NextStepVectorEnv, episode_seed
@@ -17,7 +18,7 @@ from deeprl_cli.schema import EnvConfig
 
 
 class EnvPoolVectorEnv(NextStepVectorEnv):
-    """S pools of B environments each. Seeds are fixed when a pool is built: another reset continues its streams."""
+    """S pools of B environments each. A pool's seed is fixed when it is built: a further reset() builds new ones."""
 
     def __init__(self, config: EnvConfig, seeds: Sequence[int], num_envs: int, *, training: bool) -> None:
         clip = config.atari.enabled and config.atari.clip_reward and training
@@ -66,13 +67,14 @@ class EnvPoolVectorEnv(NextStepVectorEnv):
         for seed in self.seeds:
             pool_seed = episode_seed(seed, 0, resets, training=self.training)
             try:
-                pool = self._envpool.make(
-                    self._config.id,
-                    env_type="gymnasium",
-                    num_envs=self.envs_per_seed,
-                    seed=pool_seed,
-                    **self._arguments,
-                )
+                with quiet_construction():
+                    pool = self._envpool.make(
+                        self._config.id,
+                        env_type="gymnasium",
+                        num_envs=self.envs_per_seed,
+                        seed=pool_seed,
+                        **self._arguments,
+                    )
             except (TypeError, ValueError, AssertionError, RuntimeError) as error:
                 unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
                 if unknown:

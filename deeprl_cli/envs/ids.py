@@ -65,6 +65,24 @@ def resolve(env_id: str) -> Registered:
     raise ConfigError(f"unknown environment '{env_id}'{_advice(name)}")
 
 
+def registered_ids() -> list[str]:
+    """Every id that can be named as it is: gymnasium's, our own, and those of the optional packages installed."""
+    register_own_envs()
+    for _, package, _ in _PROVIDERS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package)
+    return sorted(registry)
+
+
+@contextlib.contextmanager
+def quiet_construction() -> Iterator[None]:
+    """Without the warnings that are advice to an environment's developer; a user can't act on them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+        warnings.filterwarnings("ignore", message=".*not in the possible render_modes.*")
+        yield
+
+
 def _advice(name: str) -> str:
     stem, _, _ = name.partition("-v") if re.search(r"-v\d+$", name) else (name, "", "")
     versions = [spec for spec in registry.values() if re.sub(r"-v\d+$", "", spec.id) == stem]
@@ -82,9 +100,7 @@ def construction_errors(registered: Registered, kwargs: Mapping[str, Any], entry
     """
     env_id = registered.id
     try:
-        with warnings.catch_warnings():
-            # advice to developers of environments; a user can't act on it
-            warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+        with quiet_construction():
             yield
     except ConfigError:
         raise

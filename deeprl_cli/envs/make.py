@@ -98,6 +98,10 @@ def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None)
     """
     registered = resolve(cfg.id)
     _choose_headless_rendering(registered.entry_point)
+    if "ale_py" in str(registered.entry_point):
+        import ale_py
+
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else a banner for every game loaded
     kwargs = copy.deepcopy(cfg.kwargs)
     arguments: dict[str, Any] = dict(kwargs)
     limit = cfg.max_episode_steps

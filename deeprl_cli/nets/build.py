@@ -30,7 +30,7 @@ class NetworkFactory:
         self.share = config.share
 
     def __call__(self, out_features: int, *, extra: int = 0, head_gain: float | None = None) -> Network:
-        """Output `(B, out_features)`; `extra` inputs are joined after the encoder; a `head_gain` asks for orthogonal."""
+        """Output `(B, out_features)`; `extra` inputs join after the encoder; a `head_gain` asks for orthogonal."""
         network = Network(self.encoder(), extra, self.hidden, out_features, self.activation)
         return network if head_gain is None else orthogonal(network, head_gain)
 
@@ -68,6 +68,7 @@ def resolve_name(space: gym.Space, name: str) -> str:  # type: ignore[type-arg]
         raise ConfigError(f"network=cnn reads images (bytes, three axes), not {space}: use network=mlp or network=auto")
     if name == "cnn" and min(sorted(space.shape or ())[-2:]) < SMALLEST_FRAME:
         raise ConfigError(
-            f"network=cnn needs frames of at least {SMALLEST_FRAME}x{SMALLEST_FRAME}, not {space.shape}: use network=mlp"
+            f"network=cnn needs frames of at least {SMALLEST_FRAME}x{SMALLEST_FRAME}, "
+            f"not {space.shape}: use network=mlp"
         )
     return name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -41,7 +42,7 @@ class OneHot(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """The convolutions of Mnih et al. (2015) on frames `(B, C, H, W)` or `(B, H, W, C)` of 0…255; out `(B, features)`."""
+    """The convolutions of Mnih et al. (2015): frames `(B, C, H, W)` or `(B, H, W, C)` of 0…255 to `(B, features)`."""
 
     def __init__(self, shape: Sequence[int], channels_last: bool) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class NatureCNN(nn.Module):
 
 
 class Network(nn.Module):
-    """An encoder, then fully connected layers: `forward(obs, *extra)` joins extra inputs (an action) to the features."""
+    """An encoder, then fully connected layers: `forward(obs, *extra)` joins extra inputs (actions) to the features."""
 
     def __init__(
         self, encoder: nn.Module, extra: int, hidden: Sequence[int], out_features: int, activation: str
@@ -74,7 +75,7 @@ class Network(nn.Module):
         super().__init__()
         self.encoder = encoder
         sizes = [int(encoder.out_features) + extra, *hidden]  # type: ignore[arg-type]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.head = nn.Linear(sizes[-1], out_features)
         self.activation = ACTIVATIONS[activation]()
 
@@ -117,16 +118,20 @@ class ActorCritic(nn.Module):
 
 
 def orthogonal_head(layer: nn.Linear, gain: float) -> nn.Linear:
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    orthogonal_layer(layer, gain)
     return layer
+
+
+def orthogonal_layer(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
+    nn.init.orthogonal_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def orthogonal(network: Network, head_gain: float) -> Network:
     """Orthogonal weights of gain √2, zero biases, and a head of its own gain: the on-policy habit (PPO's code)."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.orthogonal_(module.weight, math.sqrt(2))
-            nn.init.zeros_(module.bias)
-    orthogonal_head(network.head, head_gain)
+            orthogonal_layer(module, math.sqrt(2))
+    orthogonal_layer(network.head, head_gain)
     return network

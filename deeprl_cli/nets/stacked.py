@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name torch users know
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -37,7 +38,11 @@ class Stacked(nn.Module):
             raise ValueError(f"{type(members[0]).__name__} has buffers; Stacked carries parameters only")
         self._sizes = [-(-shape.numel() // ALIGNMENT) * ALIGNMENT for shape in self.shapes.values()]
         flat = torch.stack([self._flatten([p.detach() for p in member.parameters()]) for member in members])
-        self.flat = nn.Parameter(flat.reshape(self._lead() + (-1,)))
+        self.flat = nn.Parameter(flat.reshape((*self._lead(), -1)))
+
+    if TYPE_CHECKING:  # nn.Module's __call__ returns Any
+
+        def __call__(self, *inputs: Tensor, params: dict[str, Tensor] | None = None, **options: str) -> Tensor: ...
 
     def _lead(self) -> tuple[int, ...]:
         return (self.num_seeds,) if self.copies is None else (self.num_seeds, self.copies)
@@ -84,7 +89,7 @@ class Stacked(nn.Module):
 
     @torch.no_grad()
     def load(self, seed: int, tensors: dict[str, Tensor]) -> None:
-        """Set the `seed`-th member's parameters from `tensors(…)`. Raises ValueError on a missing name or other shape."""
+        """Set the `seed`-th member from `tensors(…)`. Raises ValueError on a missing name or another shape."""
         if missing := self.shapes.keys() - tensors.keys():
             raise ValueError(f"weights lack '{min(missing)}'")
         for name, view in self.views().items():

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import gymnasium as gym
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from deeprl_cli.rl.noise import Noise, normal, uniform
@@ -107,7 +107,7 @@ class Gaussian:
 
 
 class SquashedGaussian:
-    """tanh of a diagonal normal, actions in (−1, 1): ã_θ(s, ξ) = tanh(μ_θ(s) + σ_θ(s) ⊙ ξ) (deck, SAC policy update)."""
+    """tanh of a diagonal normal: ã_θ(s, ξ) = tanh(μ_θ(s) + σ_θ(s) ⊙ ξ), in (−1, 1) (deck, SAC policy update)."""
 
     def __init__(self, params: Tensor) -> None:
         self.mean, log_std = params.chunk(2, -1)

@@ -51,7 +51,7 @@ class Optimiser(nn.Module):
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor | None = None) -> Tensor:
-        """One descent step, gradients clipped by their joint norm per seed; returns the norms `(S,)` before clipping."""
+        """One descent step, gradients clipped by their joint norm per seed; returns the norms `(S,)` before it."""
         norm = torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in gradients]).sum(0).sqrt()
         moves = norm.isfinite() if active is None else norm.isfinite() & active
         scale = torch.ones_like(norm) if self.clip_norm is None else (self.clip_norm / (norm + 1e-6)).clamp_max(1.0)

@@ -58,7 +58,9 @@ class Trainer(ABC):
         self.act_noise = NoiseStream(
             cfg.seed_list, "act", {"act": spec.act}, (self.num_envs,), ACT_BLOCK, device=self.device
         )
-        self.update_noise = NoiseStream(cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device)
+        self.update_noise = NoiseStream(
+            cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device
+        )
         self.steps = 0
         self.updates = 0
         self.first_step_at: float | None = None  # time.time() of the first environment step

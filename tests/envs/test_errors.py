@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from deeprl_cli.envs.ids import resolve
+from deeprl_cli.envs.ids import registered_ids, resolve
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.errors import ConfigError
 from tests.envs.conftest import config
@@ -33,6 +33,12 @@ def test_unknown_ids(env_id, message):
         env_spec(config(env_id))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_registered_ids():
+    ids = registered_ids()
+    assert {"CartPole-v1", "deeprl/Chain-v0"} <= set(ids)
+    assert ids == sorted(ids)
 
 
 def test_module_prefix(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def test_actions_refused(action, word):
     ("kind", "seen"),
     [
         ("box", spaces.Box(-10, 10, (6,))),
-        ("dict", spaces.Box(np.float32([0, 0, 0, -1, -1]), np.float32([1, 1, 1, 1, 1]))),
+        ("dict", spaces.Box(np.float32([-1, -1, 0, 0, 0]), np.float32([1, 1, 1, 1, 1]))),
         ("tuple", spaces.Box(0, 1, (4,))),
         ("image", spaces.Box(0, 255, (8, 8, 3), np.uint8)),
         ("gray", spaces.Box(0, 255, (8, 8, 1), np.uint8)),
