@@ -6,6 +6,7 @@ Shapes: S seeds, B environments or batch, obs `(S, B, *obs)`, one scalar per tra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MethodType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import gymnasium as gym
@@ -128,11 +129,11 @@ class Algorithm(nn.Module):
             prefix = f"{name}."
             stack.load(seed_index, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
 
-    def compile_graphs(self, compiler: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
+    def compile_graphs(self, compiler: Callable[[str, MethodType], Callable[..., Any]]) -> None:
         """Replace each of `graphs` by `compiler(name, method)`; `self.eager[name]` keeps the plain method."""
         for name in self.graphs:
-            self.eager[name] = getattr(self, name)
-            setattr(self, name, compiler(name, self.eager[name]))
+            method = self.eager[name] = getattr(self, name)
+            setattr(self, name, compiler(name, method))
 
     def act_eagerly(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """`act`, never compiled: evaluation's batch sizes would each cost a compilation."""
@@ -143,7 +144,9 @@ class Algorithm(nn.Module):
 def average(metrics: Iterable[Metrics]) -> Metrics:
     """Mean of each metric over several steps."""
     collected = list(metrics)
-    return {name: torch.stack([m[name] for m in collected]).mean(0) for name in collected[0]} if collected else {}
+    if len(collected) < 2:
+        return collected[0] if collected else {}
+    return {name: torch.stack([m[name] for m in collected]).mean(0) for name in collected[0]}
 
 
 def _names(spaces: Iterable[type]) -> str:

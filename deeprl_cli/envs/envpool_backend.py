@@ -34,8 +34,10 @@ class EnvPoolVectorEnv(NextStepVectorEnv):
         self._arguments = self._pool_arguments(training)
         self._pools: list[Any] = []
         self._open(0)
-        self._actions = ActionView(config.id, self._pools[0].action_space)
-        self._view = ObservationView(config.id, self._pools[0].observation_space)
+        with quiet_construction():
+            self._action_space, observation_space = self._pools[0].action_space, self._pools[0].observation_space
+        self._actions = ActionView(config.id, self._action_space)
+        self._view = ObservationView(config.id, observation_space)
         self.spec = EnvSpec(config.id, self._view.space, self._actions.space)
 
     def _pool_arguments(self, training: bool) -> dict[str, Any]:
@@ -94,12 +96,13 @@ class EnvPoolVectorEnv(NextStepVectorEnv):
     def _reset_all(self, resets: int) -> Array:
         if resets != self._opened:
             self._open(resets)
-        return self._joined([pool.reset()[0] for pool in self._pools])
+        with quiet_construction():  # a pool builds its spaces again at its first reset
+            return self._joined([pool.reset()[0] for pool in self._pools])
 
     def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array, Array]:
         decoded = self._actions.decode(actions)
-        dtype = self._pools[0].action_space.dtype  # EnvPool takes exactly this dtype
-        rows = decoded.astype(dtype).reshape(len(self.seeds), self.envs_per_seed, *decoded.shape[1:])
+        rows = decoded.astype(self._action_space.dtype)  # EnvPool takes exactly this dtype
+        rows = rows.reshape(len(self.seeds), self.envs_per_seed, *decoded.shape[1:])
         parts = [pool.step(row) for pool, row in zip(self._pools, rows, strict=True)]
         obs, reward, terminated, truncated, infos = zip(*parts, strict=True)
         ended = np.concatenate(terminated)

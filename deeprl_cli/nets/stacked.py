@@ -66,7 +66,7 @@ class Stacked(nn.Module):
         params = self.views() if params is None else params
 
         def apply(member: dict[str, Tensor], *x: Tensor) -> Tensor:
-            output: Tensor = functional_call(self._template[0], member, x, options)
+            output: Tensor = functional_call(self._template[0], member, x, options, tie_weights=False)
             return output
 
         # One seed needs no batching rule: a direct call is plain matrix products, and eager mode is faster for it.

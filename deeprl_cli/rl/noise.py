@@ -68,7 +68,8 @@ class NoiseStream:
     ) -> None:
         self.spec, self.lead, self.device = dict(spec), lead, device
         largest = max((math.prod(lead + noise.shape) for noise in self.spec.values()), default=1)
-        self.block = max(1, min(block, 4_000_000 // max(largest * len(seeds), 1)))
+        # of one seed's size alone: normal numbers depend on how many are drawn at a time
+        self.block = max(1, min(block, 1_000_000 // max(largest, 1)))
         self.generators = [torch.Generator().manual_seed(mix(seed, purpose)) for seed in seeds]
         self._position = self.block
         self._drawn: dict[str, Tensor] = {}
@@ -97,7 +98,7 @@ class NoiseStream:
         if state["block"] != self.block:
             raise ValueError(f"noise was drawn in blocks of {state['block']}, not {self.block}")
         for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved)
+            generator.set_state(saved.clone())  # torch 2.13 reads a view's state from the wrong place, and crashes
         self._block_start = [generator.get_state() for generator in self.generators]
         self._position = self.block
         if state["position"] < self.block:

@@ -1,4 +1,4 @@
-"""Environments made for these tests, and the configuration helper."""
+"""Environments made for these tests, and their configuration in short."""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""S seeds trained together are S separate learners: equal to each alone, and untouched by one that fails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.contract.harness import (
+    ALGORITHMS,
+    OPTIONS,
+    PAIRS,
+    SEEDS,
+    Learner,
+    act_noise,
+    make_algorithm,
+    part,
+    state,
+)
+
+
+def assert_together_equals_alone(name, action=None, options=(), updates=3):
+    together = Learner(make_algorithm(name, action, SEEDS, options))
+    metrics = [together.learn() for _ in range(updates)]
+    for index, seed in enumerate(SEEDS):
+        alone = Learner(make_algorithm(name, action, [seed], options))
+        metrics_alone = [alone.learn() for _ in range(updates)]
+        ours, theirs = state(together.algorithm), state(alone.algorithm)
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(part(ours[key], index), value, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+        for update in range(updates):
+            for key, value in metrics_alone[update].items():
+                got = metrics[update][key][index : index + 1]
+                torch.testing.assert_close(got, value, rtol=1e-3, atol=1e-4, equal_nan=True, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize(("name", "action"), PAIRS)
+def test_together_equals_alone(name, action):
+    """Weights, moments, target networks and metrics after three updates, every seed on data of its own."""
+    assert_together_equals_alone(name, action)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_together_equals_alone_under_every_option(name, option):
+    """The same for each alternative value of each option."""
+    assert_together_equals_alone(name, options=[option], updates=2)
+
+
+@pytest.mark.parametrize(("name", "action"), PAIRS)
+def test_seeds_learn_different_things(name, action):
+    """No seed's weights are another's, at the start or later."""
+    learner = Learner(make_algorithm(name, action))
+    for _ in range(2):
+        for stack in learner.algorithm.stacks().values():
+            assert not torch.equal(stack.flat[0], stack.flat[1])
+            assert not torch.equal(stack.flat[1], stack.flat[2])
+        learner.learn()
+
+
+@pytest.mark.parametrize(("name", "action"), PAIRS)
+def test_act_together_equals_alone(name, action):
+    """Exploring and greedy actions of three seeds side by side are those of each alone."""
+    together = make_algorithm(name, action)
+    obs = Learner(together).obs()
+    noise = act_noise(together, obs)
+    for index, seed in enumerate(SEEDS):
+        alone = make_algorithm(name, action, [seed])
+        own = slice(index, index + 1)
+        assert torch.equal(act_noise(alone, obs[own]), noise[own])
+        for draw in (noise, None):
+            expected = alone.act(obs[own], None if draw is None else draw[own])
+            torch.testing.assert_close(together.act(obs, draw)[own], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("fields", [("reward",), ("reward", "obs", "next_obs")])
+def test_a_seed_with_nan_data_stands_still(name, fields):
+    """NaN in a seed's data: it keeps weights, moments and step counts; the others move as if it had not happened."""
+    sick, healthy = Learner(make_algorithm(name)), Learner(make_algorithm(name))
+    for learner in (sick, healthy):
+        learner.learn()
+        learner.learn()
+    before = state(sick.algorithm)
+    data = sick.data()
+    for batch in data:
+        for field in fields:
+            getattr(batch, field)[1] = torch.nan
+    sick.learn(data)
+    healthy.learn()
+    after, expected = state(sick.algorithm), state(healthy.algorithm)
+    for key, value in after.items():
+        if not value.ndim:
+            continue
+        for index in (0, 2):
+            assert torch.equal(value[index], expected[key][index]), key
+        assert value.isfinite().all(), key
+
+    moved = [optimiser for optimiser in sick.algorithm.optimisers() if optimiser.steps[1] > 0]
+    assert moved, "the warm-up must have stepped"
+    learned = {f"{stack}.flat" for stack, s in sick.algorithm.stacks().items() if s.flat.requires_grad}
+    still = [key for key in after if key in learned or key.rpartition(".")[2] in ("steps", "m0", "v0")]
+    assert still
+    if "obs" in fields:  # then every gradient is NaN; a NaN reward reaches only what learns from rewards
+        for key in still:
+            assert torch.equal(after[key][1], before[key][1]), key
+    else:
+        assert any(torch.equal(after[key][1], before[key][1]) for key in learned)
+    skips = sum(optimiser.skipped for optimiser in sick.algorithm.optimisers())
+    assert skips[1] > 0
+    assert skips[0] == skips[2] == 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_seed_recovers_after_nan_data(name):
+    """The update after one on NaN data moves the seed's weights again."""
+    learner = Learner(make_algorithm(name))
+    data = learner.data()
+    for batch in data:
+        batch.reward[1] = torch.nan
+    learner.learn(data)
+    before = {key: stack.flat[1].clone() for key, stack in learner.algorithm.stacks().items()}
+    learner.learn()
+    for key, stack in learner.algorithm.stacks().items():
+        if stack.flat.requires_grad:
+            assert not torch.equal(stack.flat[1], before[key]), key

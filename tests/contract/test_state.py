@@ -1,0 +1,170 @@
+"""What an algorithm is made of: state that can be put back, graphs that compile, actions that fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from deeprl_cli.hardware import GraphCompiler
+from deeprl_cli.registry import get_algorithm
+from tests.contract.harness import (
+    ALGORITHMS,
+    OBSERVATION_SPACES,
+    PAIRS,
+    SEEDS,
+    Learner,
+    act_noise,
+    differences,
+    make_algorithm,
+    perturb,
+    state,
+)
+
+FINITE_HORIZON = {"grpo"}  # learn from whole episodes' returns: a time limit is an end like any other
+
+
+@pytest.mark.parametrize(("name", "action"), PAIRS)
+def test_state_dict_round_trip_in_mid_training(name, action):
+    """A fresh instance given the state of another does the same next update, bit for bit."""
+    first, second = Learner(make_algorithm(name, action)), Learner(make_algorithm(name, action))
+    for _ in range(2):
+        first.learn()
+    second.algorithm.load_state_dict(state(first.algorithm))
+    second.updates = first.updates
+    second.noise.load_state_dict(first.noise.state_dict())
+    metrics = [learner.learn() for learner in (first, second)]
+    assert differences(*metrics) == []
+    assert differences(state(first.algorithm), state(second.algorithm)) == []
+    assert differences(state(first.algorithm), state(make_algorithm(name, action))) != []
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_weights_of_one_seed_act_alike_in_another_instance(name):
+    """`weights(i)` put into an instance of other seeds gives the same greedy actions."""
+    learner = Learner(make_algorithm(name))
+    learner.learn()
+    other = make_algorithm(name, seeds=[99])
+    obs = learner.obs()
+    other.load_weights(0, learner.algorithm.weights(1))
+    torch.testing.assert_close(other.act(obs[1:2], None), learner.algorithm.act(obs, None)[1:2], rtol=1e-4, atol=1e-5)
+    weights = learner.algorithm.weights(1)
+    weights.pop(next(iter(weights)))
+    with pytest.raises(ValueError, match="lack"):
+        other.load_weights(0, weights)
+
+
+def assert_compiled_equals_eager(name, action, backend):
+    torch._dynamo.reset()
+    eager, compiled = Learner(make_algorithm(name, action)), Learner(make_algorithm(name, action))
+    announced = []
+    compiled.algorithm.compile_graphs(GraphCompiler(announced.append, backend=backend))
+    counters = torch._dynamo.utils.counters["stats"]
+    counters.clear()
+    obs = eager.obs()
+    noise = act_noise(eager.algorithm, obs)
+    graphs = []
+    for _ in range(3):
+        for learner in (eager, compiled):
+            learner.learn()
+        acted = [learner.algorithm.act(obs, noise) for learner in (eager, compiled)]
+        torch.testing.assert_close(*acted, rtol=1e-4, atol=1e-5)
+        graphs.append(counters["unique_graphs"])
+    assert {word for word in announced if word} == set(get_algorithm(name).graphs)
+    assert announced.count(None) == len(get_algorithm(name).graphs)
+    assert graphs == [len(get_algorithm(name).graphs)] * 3, "a schedule or a number must not compile anything anew"
+    ours, theirs = state(eager.algorithm), state(compiled.algorithm)
+    for key, value in ours.items():
+        torch.testing.assert_close(theirs[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_compiled_equals_eager(name):
+    """Each graph is one whole graph (fullgraph), compiled once, and computes what eager mode does."""
+    assert_compiled_equals_eager(name, None, "aot_eager")
+
+
+OTHER_PAIRS = [pair for pair in PAIRS if pair[1] != get_algorithm(pair[0]).action_spaces[0].__name__]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "action"), OTHER_PAIRS)
+def test_compiled_equals_eager_in_the_other_action_spaces(name, action):
+    """The same for every further action space."""
+    assert_compiled_equals_eager(name, action, "aot_eager")
+
+
+ONE_OF_EACH_LOOP = {get_algorithm(name).loop: name for name in ALGORITHMS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ONE_OF_EACH_LOOP)
+def test_inductor_equals_eager(loop):
+    """The compiler that runs use agrees with eager mode, for one algorithm of each loop."""
+    assert_compiled_equals_eager(ONE_OF_EACH_LOOP[loop], None, "inductor")
+
+
+@pytest.mark.parametrize("obs_kind", OBSERVATION_SPACES)
+@pytest.mark.parametrize(("name", "action"), PAIRS)
+def test_actions_fit_their_space(name, action, obs_kind):
+    """From every kind of observation: greedy actions repeat themselves; all have the space's shape, dtype and members."""
+    algorithm = make_algorithm(name, action, obs=obs_kind)
+    space = algorithm.spec.action_space
+    obs = Learner(algorithm).obs()
+    noise = act_noise(algorithm, obs)
+    assert torch.equal(algorithm.act(obs, None), algorithm.act(obs, None))
+    assert torch.equal(algorithm.act(obs, noise), algorithm.act(obs, noise))
+    for actions in (algorithm.act(obs, None), algorithm.act(obs, noise)):
+        assert actions.shape == (len(SEEDS), obs.shape[1], *(space.shape or ()))
+        assert not actions.requires_grad
+        assert actions.is_floating_point() == isinstance(space, spaces.Box)
+        for member in actions.flatten(0, 1).numpy():
+            if isinstance(space, spaces.Box):  # unsquashed policies reach beyond; the environment clips
+                assert np.isfinite(member).all()
+                member = member.clip(space.low, space.high)
+            assert space.contains(member.astype(space.dtype) if member.ndim else int(member))
+
+
+@pytest.mark.parametrize("obs_kind", sorted(set(OBSERVATION_SPACES) - {"vector"}))
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_learns_from_every_kind_of_observation(name, obs_kind):
+    """An update on choices and on images moves every network and leaves it finite."""
+    learner = Learner(make_algorithm(name, obs=obs_kind, seeds=SEEDS[:2]))
+    before = {key: stack.flat.clone() for key, stack in learner.algorithm.stacks().items()}
+    metrics = learner.learn()
+    for key, stack in learner.algorithm.stacks().items():
+        assert stack.flat.isfinite().all()
+        if stack.flat.requires_grad:
+            assert not torch.equal(stack.flat, before[key]), key
+    for key, value in metrics.items():
+        assert value.shape == (2,), key
+        assert not value.requires_grad, key
+
+
+def after_update(name, where=None, fields=()):
+    """State after one update on the usual data, or on data with `fields` changed `where`."""
+    learner = Learner(make_algorithm(name))
+    data = learner.data()
+    learner.learn(data if where is None else perturb(data, where, fields))
+    return state(learner.algorithm)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_terminated_means_no_bootstrap(name):
+    """What follows a terminal state doesn't matter to an update, not in one bit."""
+    assert differences(after_update(name), after_update(name, "terminated", ["next_obs"])) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - FINITE_HORIZON))
+def test_truncated_means_bootstrap(name):
+    """The true final observation of a truncated episode does matter."""
+    assert differences(after_update(name), after_update(name, "truncated", ["next_obs"])) != []
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if get_algorithm(name).loop == "rollout"])
+def test_dummies_teach_nothing(name):
+    """What stands in a transition of weight 0 doesn't matter to an update (T21); in one of weight 1 it does."""
+    fields = ["obs", "action", "reward", "next_obs"]
+    assert differences(after_update(name), after_update(name, "dummy", fields)) == []
+    assert differences(after_update(name), after_update(name, "truncated", fields)) != []
