@@ -141,12 +141,16 @@ class Algorithm(nn.Module):
         return action
 
 
-def average(metrics: Iterable[Metrics]) -> Metrics:
-    """Mean of each metric over several steps."""
+def average(metrics: Iterable[Metrics], counts: Sequence[Tensor] = ()) -> Metrics:
+    """Mean of each metric over several steps; `counts`, a bool `(S,)` for each step: the seeds it counts for."""
     collected = list(metrics)
     if len(collected) < 2:
         return collected[0] if collected else {}
-    return {name: torch.stack([m[name] for m in collected]).mean(0) for name in collected[0]}
+    stacked = {name: torch.stack([m[name] for m in collected]) for name in collected[0]}
+    if not counts:
+        return {name: values.mean(0) for name, values in stacked.items()}
+    counted = torch.stack(list(counts))
+    return {name: torch.where(counted, values, 0.0).sum(0) / counted.sum(0) for name, values in stacked.items()}
 
 
 def _names(spaces: Iterable[type]) -> str:

@@ -41,7 +41,12 @@ class Hardware:
     notes: tuple[str, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
-        return {"device": self.device, "threads": self.threads, "compile": self.compile}
+        return {
+            "device": self.device,
+            "threads": self.threads,
+            "compile": self.compile,
+            "matmul_precision": self.matmul_precision,
+        }
 
 
 def available_cores() -> int:
@@ -72,13 +77,35 @@ def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
         wanted = False
         notes.append("compile: no C++ compiler found (g++ or clang++; CXX names one): running eagerly")
     device = "cuda" if config.name == "cuda" else "cpu"
-    return Hardware(device, threads, bool(wanted), config.matmul_precision, tuple(notes))
+    precision = config.matmul_precision
+    if precision == "auto" and device == "cuda":
+        precision = "high"
+    elif precision == "auto":
+        precision = "medium" if workload.flops >= PARALLEL_FLOPS and medium_is_float32() else "highest"
+    return Hardware(device, threads, bool(wanted), precision, tuple(notes))
 
 
 def apply(hardware: Hardware) -> None:
     """Set torch's process-wide switches."""
     torch.set_num_threads(hardware.threads)
     torch.set_float32_matmul_precision(hardware.matmul_precision)
+
+
+def medium_is_float32() -> bool:
+    """Whether `medium` matrix products keep float32's precision on this processor.
+
+    On processors without matrix units it only selects another library, faster for large products; with them it may
+    compute in bfloat16, which must not happen unasked.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 256, 256, generator=generator)
+    exact, before = a.double() @ b.double(), torch.get_float32_matmul_precision()
+    errors = {}
+    for precision in ("highest", "medium"):
+        torch.set_float32_matmul_precision(precision)
+        errors[precision] = (a @ b - exact).abs().max().item()
+    torch.set_float32_matmul_precision(before)
+    return errors["medium"] < 10 * errors["highest"]
 
 
 def find_compiler() -> str | None:

@@ -33,21 +33,21 @@ class Policy(nn.Module):
         self.obs_statistics = RunningStatistics(self.num_seeds, shape) if config.normalize_obs and vector else None
         self.reward_scaler = RewardScaler(self.num_seeds, num_envs, config.gamma) if config.normalize_reward else None
         self.obs_shape = shape
+        self.device = torch.device("cpu")
+
+    def on(self, device: str) -> Policy:
+        """Move everything to `device`, in place."""
+        self.device = torch.device(device)
+        return self.to(self.device)
 
     def act(self, obs: np.ndarray, noise: Tensor | None, *, eager: bool = False) -> np.ndarray:
         """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the mode."""
-        x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape)
-        if noise is not None or self.device.type != "cpu":
-            x = x.to(self.device)
+        x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape).to(self.device)
         if self.obs_statistics is not None:
             x = self.obs_statistics.normalise(x)
         action = self.algorithm.act_eagerly(x, noise) if eager else self.algorithm.act(x, noise)
         actions: np.ndarray = action.flatten(0, 1).cpu().numpy()
         return actions
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.algorithm.parameters()).device
 
     def normalise(self, data: Transition) -> Transition:
         """The same transitions with normalised observations and scaled rewards."""
@@ -104,4 +104,4 @@ def make_policy(
     algorithm_class: type[Algorithm], config: Any, network: Any, spec: Any, seeds: list[int], device: str
 ) -> Policy:
     """The algorithm and its normalisers, on `device`."""
-    return Policy(algorithm_class(config, network, spec, seeds), config.num_envs).to(device)
+    return Policy(algorithm_class(config, network, spec, seeds), config.num_envs).on(device)

@@ -79,7 +79,7 @@ class HardwareConfig:
     name: Literal["cpu", "cuda"]
     threads: PositiveInt | Literal["auto"]
     compile: bool | Literal["auto"]
-    matmul_precision: Literal["highest", "high", "medium"]
+    matmul_precision: Literal["auto", "highest", "high", "medium"]
 
 
 @dataclass(kw_only=True, slots=True)

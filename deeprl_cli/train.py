@@ -47,7 +47,7 @@ def train(cfg: RunConfig) -> Path:
     policy = make_policy(algorithm_class, cfg.algo, cfg.network, spec, cfg.seed_list, "cpu")
     hardware = hw.resolve(cfg.hardware, workload(cfg, policy))
     hw.apply(hardware)
-    policy.to(hardware.device)
+    policy.on(hardware.device)
     with ExitStack() as stack:
         envs = make_vector_env(cfg.env, cfg.seed_list, cfg.algo.num_envs, training=True)
         stack.callback(envs.close)
@@ -64,8 +64,8 @@ def train(cfg: RunConfig) -> Path:
             progress.message(note)
         services = Services(run_dir, logger, progress, signals.requested)
         trainer = TRAINERS[algorithm_class.loop](cfg, policy, envs, evaluation_envs, hardware, services)
-        compiler = hw.GraphCompiler(trainer.compiling)
-        if hardware.compile:
+        compiler = hw.GraphCompiler(trainer.compiling) if hardware.compile else None
+        if compiler is not None:
             policy.algorithm.compile_graphs(compiler)
         status = "failed"
         try:
@@ -79,7 +79,7 @@ def train(cfg: RunConfig) -> Path:
         finally:
             if status == "failed":
                 final = best = None
-            summary = summarise(cfg, trainer, began, compiler.seconds, final, best, status)
+            summary = summarise(cfg, trainer, began, compiler.seconds if compiler else 0.0, final, best, status)
             write_summary(run_dir, summary)
     print(_farewell(run_dir, summary))
     if signals.received is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from deeprl_cli.envs.make import make_single_env
 from deeprl_cli.envs.vector import episode_seed
@@ -47,17 +48,22 @@ def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: can't write videos there ({error.strerror})") from error
-    files = []
-    for index in seed_indices:
-        env = _make_env(cfg.env)
-        try:
-            fps = float(env.metadata.get("render_fps") or DEFAULT_FPS)
-            file = folder / f"seed_{cfg.seed_list[index]}.mp4"
-            _write(file, _play(policy, env, index, cfg.seed_list[index] + FRESH), fps)
-        finally:
-            env.close()
-        files.append(file)
-    return files
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one observation at a time: a second thread would only fight the encoder for the cores
+    try:
+        return [_record_seed(policy, cfg, index, folder / f"seed_{cfg.seed_list[index]}.mp4") for index in seed_indices]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _record_seed(policy: Policy, cfg: RunConfig, index: int, file: Path) -> Path:
+    env = _make_env(cfg.env)
+    try:
+        fps = float(env.metadata.get("render_fps") or DEFAULT_FPS)
+        _write(file, _play(policy, env, index, cfg.seed_list[index] + FRESH), fps)
+    finally:
+        env.close()
+    return file
 
 
 def _make_env(cfg: EnvConfig) -> gym.Env[Any, Any]:
@@ -77,7 +83,7 @@ def _play(policy: Policy, env: gym.Env[Any, Any], seed_index: int, run_seed: int
     obs, _ = env.reset(seed=episode_seed(run_seed, 0, 0, training=False))
     space = policy.algorithm.spec.observation_space
     if np.shape(obs) != (space.shape or ()):
-        raise UserError(f"{env}: observations have shape {np.shape(obs)}, the policy was trained on {space.shape}")
+        raise UserError(f"{_name(env)}: observations have shape {np.shape(obs)}, the policy was trained on {space.shape}")
     yield _render(env)
     for _ in range(MAX_STEPS):
         # all S act, being one stack; they all see what the chosen one sees
@@ -103,7 +109,8 @@ def _render(env: gym.Env[Any, Any]) -> Frame:
 
 
 def _name(env: gym.Env[Any, Any]) -> str:
-    return f"env.id={env.spec.id}" if env.spec is not None else "this environment"
+    spec = env.unwrapped.spec
+    return "this environment" if spec is None else f"env.id={spec.id}"
 
 
 def _write(file: Path, frames: Iterator[Frame], fps: float) -> None:

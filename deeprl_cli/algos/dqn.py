@@ -35,6 +35,10 @@ class DQNConfig(ReplayConfig):
     loss: Literal["huber", "mse", "half_mse"]
     epsilon: EpsilonConfig
 
+    def validate(self) -> None:
+        ReplayConfig.validate(self)  # super() doesn't work in dataclasses with slots
+        self.epsilon.validate()
+
 
 class DQN(Algorithm):
     """Q-learning with a replay memory and, by choice, a target network and double Q (discrete actions)."""
@@ -45,8 +49,6 @@ class DQN(Algorithm):
     Config = DQNConfig
     config: DQNConfig
     epsilon: Tensor
-    env_steps: Tensor
-    last_copy: Tensor
 
     def __init__(self, config: DQNConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
@@ -57,16 +59,16 @@ class DQN(Algorithm):
         self.optimiser = Optimiser(config, config.lr, [self.q.flat])
         self.td_loss = {"huber": huber, "mse": squared, "half_mse": half_squared}[config.loss]
         self.register_buffer("epsilon", torch.full((len(seeds),), config.epsilon.start))
-        self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("last_copy", torch.zeros((), dtype=torch.int64))
+        self.copies = 0  # how often `target_every` has passed
 
     def noise_spec(self) -> NoiseSpec:
         return NoiseSpec(act=uniform(2), step={})
 
     def set_progress(self, steps: int, horizon: int) -> None:
         super().set_progress(steps, horizon)
-        self.env_steps.fill_(steps)
         self.epsilon.fill_(epsilon(self.config.epsilon, steps / horizon))
+        if self.config.target_update == "hard":
+            self.copy_if_due(steps)
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
@@ -74,7 +76,6 @@ class DQN(Algorithm):
         return q.argmax(-1) if noise is None else epsilon_greedy(q, self.epsilon, noise)
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
-        self.copy_if_due()
         return average([self.step(batch, {}) for batch in minibatches])
 
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
@@ -106,14 +107,18 @@ class DQN(Algorithm):
             next_value = next_q.amax(-1)
         return td_target(batch.reward, batch.terminated, next_value, self.config.gamma)
 
-    def copy_if_due(self) -> None:
+    def get_extra_state(self) -> dict[str, int]:
+        return {"copies": self.copies}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.copies = state["copies"]
+
+    def copy_if_due(self, steps: int) -> None:
         """w_target ← w every `target_every` environment steps (not updates)."""
-        if self.config.target_update != "hard":
-            return
-        every = self.config.target_every
-        if self.env_steps // every > self.last_copy // every:
+        copies = steps // self.config.target_every
+        if copies > self.copies:
             polyak_update(self.q_target, self.q, rho=0.0)
-            self.last_copy.copy_(self.env_steps)
+            self.copies = copies
 
 
 def squared(q: Tensor, y: Tensor) -> Tensor:

@@ -109,11 +109,15 @@ class PPO(Algorithm):
         samples, metrics = self.gather_experience(rollout)
         self.active.fill_(True)
         steps: list[Metrics] = []
+        counts: list[Tensor] = []  # which seeds learn from a step: target_kl stops each by itself
         for epoch in noise["order"].unbind(1):
-            steps += [self.step(samples, minibatch) for minibatch in epoch.split(self.config.batch_size, 1)]
+            for minibatch in epoch.split(self.config.batch_size, 1):
+                if self.config.target_kl is not None:
+                    counts.append(self.active.clone())
+                steps.append(self.step(samples, minibatch))
             if self.config.target_kl is not None and not self.active.any():
                 break
-        return {**metrics, **average(steps)}
+        return {**metrics, **average(steps, counts)}
 
     @torch.no_grad()
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
 from deeprl_cli.rl.noise import normal
@@ -61,6 +62,14 @@ class SAC(Algorithm):
         self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
         self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
         self.alpha_optimiser = Optimiser(c, c.lr_alpha, [self.log_alpha])
+
+    @classmethod
+    def check(cls, config: SACConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
+        super().check(config, network, spec)
+        if isinstance(spec.action_space, Box) and not spec.action_space.is_bounded():
+            raise ConfigError(
+                f"algo={config.name} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
+            )
 
     def noise_spec(self) -> NoiseSpec:
         xi = normal(self.config.batch_size, math.prod(self.action_shape))

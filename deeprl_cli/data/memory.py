@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from deeprl_cli.data.frames import FrameMemory
 from deeprl_cli.data.replay import Replay
+from deeprl_cli.envs.observations import is_image
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema import ReplayConfig, RunConfig
 
 
 def make_memory(cfg: RunConfig, spec: EnvSpec, device: torch.device) -> Replay:
+    """FrameMemory for images, stacked or not; Replay for everything else."""
     assert isinstance(cfg.algo, ReplayConfig)
+    if is_image(spec.observation_space):
+        return FrameMemory(
+            spec,
+            cfg.seeds,
+            cfg.algo.buffer_capacity,
+            device,
+            num_envs=cfg.algo.num_envs,
+            stack=cfg.env.frame_stack,
+        )
     return Replay(spec, cfg.seeds, cfg.algo.buffer_capacity, device)
 
 
@@ -20,7 +32,11 @@ def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
     if not isinstance(cfg.algo, ReplayConfig):
         return
     rows = min(cfg.algo.buffer_capacity, cfg.total_steps)  # rows never written take no memory
-    needed, free = Replay.bytes_needed(spec, cfg.seeds, rows), free_bytes(cfg.hardware.name)
+    if is_image(spec.observation_space):
+        needed = FrameMemory.bytes_needed(spec, cfg.seeds, rows, cfg.algo.num_envs, cfg.env.frame_stack)
+    else:
+        needed = Replay.bytes_needed(spec, cfg.seeds, rows)
+    free = free_bytes(cfg.hardware.name)
     if free is not None and needed > 0.9 * free:
         fitting = int(0.8 * free / needed * rows)
         raise ConfigError(

@@ -35,7 +35,7 @@ class Categorical:
 
     def sample(self, noise: Tensor) -> Tensor:
         cdf = self.log_probs.exp().cumsum(-1)
-        return (cdf < noise).sum(-1).clamp_max(self.log_probs.shape[-1] - 1)
+        return (cdf <= noise).sum(-1).clamp_max(self.log_probs.shape[-1] - 1)
 
     def mode(self) -> Tensor:
         return self.log_probs.argmax(-1)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema import PositiveFloat, UnitInterval
 
 
@@ -19,6 +20,14 @@ class EpsilonConfig:
     start: UnitInterval
     end: UnitInterval
     fraction: PositiveFloat
+
+    def validate(self) -> None:
+        """Raise ConfigError where the schedule can't take the values."""
+        if self.schedule == "exponential" and 0 in (self.start, self.end):
+            raise ConfigError(
+                "algo.epsilon.schedule=exponential goes from and to numbers above 0: give algo.epsilon.end=0.01, or "
+                "algo.epsilon.schedule=linear"
+            )
 
 
 def epsilon(config: EpsilonConfig, progress: float) -> float:

@@ -91,8 +91,13 @@ class NoiseStream:
         self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The generators as they stood at the block's start, and how far into the block we are."""
-        return {"generators": torch.stack(self._block_start), "position": self._position, "block": self.block}
+        """The generators as they stood at the block's start, and how far into the block we are.
+
+        A block used up is left behind: then the generators as they stand now, at the start of the next one.
+        """
+        used_up = self._position == self.block
+        states = [generator.get_state() for generator in self.generators] if used_up else self._block_start
+        return {"generators": torch.stack(states), "position": self._position, "block": self.block}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["block"] != self.block:

@@ -122,9 +122,10 @@ class Trainer(ABC):
         finally:
             self._clock.stop()
             self.train_seconds = self._clock.seconds
-        if self._metrics or self._episodes:
-            self.log()
+        if self.steps >= self.cfg.total_steps and (self._metrics or self._episodes):
+            self.log()  # stopped early, what is pending waits in the checkpoint: resumed, the curves are the same
         self.checkpoint()
+        self._clock.stop()
 
     def start(self) -> None:
         """First observations; called once, before anything is stepped."""
@@ -220,7 +221,8 @@ class Trainer(ABC):
             "best": list(self.best),
             "finished_episodes": list(self.finished_episodes),
             "episodes": [list(episode) for episode in self._episodes],
-            "metrics": average(self._metrics),
+            # one by one: the mean of means that a resumed run would log isn't the mean
+            "metrics": {name: torch.stack([m[name] for m in self._metrics]) for name in (self._metrics or [{}])[0]},
             "next": [self._next_log, self._next_eval, self._next_checkpoint],
         }
 
@@ -235,7 +237,8 @@ class Trainer(ABC):
         self.update_noise.load_state_dict(state["update_noise"])
         self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
         self._episodes = [(int(s), float(r), int(n)) for s, r, n in state["episodes"]]
-        self._metrics = [state["metrics"]] if state["metrics"] else []
+        metrics = {name: values.to(self.device).unbind() for name, values in state["metrics"].items()}
+        self._metrics = [dict(zip(metrics, row, strict=True)) for row in zip(*metrics.values(), strict=True)]
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]
         assert self.envs.obs is not None
         self.obs = self.envs.obs

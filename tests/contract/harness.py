@@ -5,6 +5,7 @@ Nothing here names an algorithm: a new one is tested from its `loop`, `action_sp
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import typing
@@ -63,7 +64,10 @@ SMALL = {
     "target_every": 40,
 }
 # options whose alternatives aren't a list of words, and so aren't found by `literal_options`
-MORE_OPTIONS = {"ppo": ["algo.target_kl=0.01"], "sac": ["algo.alpha=0.2", "algo.target_entropy=-0.5"]}
+MORE_OPTIONS = {
+    "ppo": ["algo.target_kl=2e-6 algo.epochs=6", "algo.normalize_advantage=false", "network.share=true"],
+    "sac": ["algo.alpha=0.2", "algo.target_entropy=-0.5"],
+}
 ENVIRONMENTS = {spaces.Discrete: "CartPole-v1", spaces.Box: "Pendulum-v1"}  # to train on, by action space
 
 PAIRS = [(name, kind.__name__) for name in algorithm_names() for kind in get_algorithm(name).action_spaces]
@@ -196,13 +200,25 @@ def act_noise(algorithm: Algorithm, obs: torch.Tensor) -> torch.Tensor:
     return NoiseStream(algorithm.seeds, "act", {"act": algorithm.noise_spec().act}, (obs.shape[1],)).next()["act"]
 
 
-def state(algorithm: Algorithm) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
+def state(algorithm: Algorithm) -> dict[str, Any]:
+    """A copy of everything that moves."""
+    return copy.deepcopy(algorithm.state_dict())
 
 
-def part(together: torch.Tensor, index: int) -> torch.Tensor:
-    """One seed's share of a state tensor `(S, …)`; a count that all seeds share as it is."""
-    return together[index : index + 1] if together.ndim else together
+def assert_close(ours: Mapping[str, Any], theirs: Mapping[str, Any], tolerance: float, seed: int | None = None) -> None:
+    """Two states or metrics are equal to float tolerance; `seed`: of ours `(S, …)` the share of this one, alone in theirs.
+
+    What isn't a tensor `(S, …)` is shared by all seeds, and equal.
+    """
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        if not isinstance(value, torch.Tensor):
+            assert ours[key] == value, key
+            continue
+        got = ours[key] if seed is None or not value.ndim else ours[key][seed : seed + 1]
+        torch.testing.assert_close(
+            got, value, rtol=tolerance, atol=tolerance / 10, equal_nan=True, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 def perturb(data: list[Transition], where: str, fields: Sequence[str]) -> list[Transition]:

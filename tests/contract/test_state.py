@@ -16,6 +16,7 @@ from tests.contract.harness import (
     SEEDS,
     Learner,
     act_noise,
+    assert_close,
     differences,
     make_algorithm,
     perturb,
@@ -74,9 +75,7 @@ def assert_compiled_equals_eager(name, action, backend):
     assert {word for word in announced if word} == set(get_algorithm(name).graphs)
     assert announced.count(None) == len(get_algorithm(name).graphs)
     assert graphs == [len(get_algorithm(name).graphs)] * 3, "a schedule or a number must not compile anything anew"
-    ours, theirs = state(eager.algorithm), state(compiled.algorithm)
-    for key, value in ours.items():
-        torch.testing.assert_close(theirs[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+    assert_close(state(compiled.algorithm), state(eager.algorithm), 1e-4)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -1,0 +1,171 @@
+"""Soft actor-critic's signs and who learns from what (T3, T14)."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from deeprl_cli.algorithm import EnvSpec
+from deeprl_cli.algos.sac import SAC, actor_objective, alpha_objective, critic_losses
+from deeprl_cli.config import load_config
+from deeprl_cli.errors import ConfigError
+from tests.contract.harness import Learner, configured, make_algorithm, small
+
+
+def prepared(*options, log_std=0.0, q=0.0):
+    """μ=0, log σ constant, both target critics constant q: so that log π and y can be computed by hand."""
+    algorithm = make_algorithm("sac", seeds=[0], options=["algo.gamma=0.9", *options])
+    with torch.no_grad():
+        algorithm.actor.flat.zero_()
+        algorithm.actor.views()["head.bias"][0, 2:] = log_std
+        algorithm.critic_target.flat.zero_()
+        algorithm.critic_target.views()["head.bias"][:] = q
+    return algorithm
+
+
+def one_batch(algorithm):
+    (batch, *_) = Learner(algorithm).data()
+    return batch
+
+
+def target(algorithm, batch, alpha):
+    xi = torch.full((1, batch.reward.shape[1], 2), 0.5)
+    return algorithm.target(batch, xi, torch.tensor([alpha]))
+
+
+def test_target_falls_when_log_pi_rises():
+    """A narrower policy has higher log π: y = r + γ(1−d)(q − α log π) falls by γα·Δlog π, where not terminated (T14)."""
+    wide, narrow = prepared(log_std=-0.5), prepared(log_std=-2.0)
+    batch = one_batch(wide)
+    going_on = 1 - batch.terminated
+    log_pi = [a.policy(batch.next_obs).rsample(torch.full((1, 8, 2), 0.5))[1] for a in (wide, narrow)]
+    assert (log_pi[1] > log_pi[0]).all()
+    fall = target(wide, batch, 0.3) - target(narrow, batch, 0.3)
+    torch.testing.assert_close(fall, going_on * 0.9 * 0.3 * (log_pi[1] - log_pi[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target(wide, batch, 0.0), target(narrow, batch, 0.0))
+
+
+def test_target_at_ends():
+    """q=2, α=0: y = r + γ·2 in mid-episode and on truncation, r on termination (T3)."""
+    algorithm = prepared(q=2.0)
+    batch = one_batch(algorithm)
+    flags = torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
+    batch = batch._replace(terminated=flags, truncated=flags.roll(1))
+    torch.testing.assert_close(target(algorithm, batch, 0.0), batch.reward + 1.8 * (1 - flags))
+
+
+def test_target_takes_the_smaller_critic():
+    """With critics of 2 and −1, y uses −1."""
+    algorithm = prepared()
+    with torch.no_grad():
+        algorithm.critic_target.views()["head.bias"][0, :, 0] = torch.tensor([2.0, -1.0])
+    batch = one_batch(algorithm)._replace(terminated=torch.zeros(1, 8))
+    torch.testing.assert_close(target(algorithm, batch, 0.0), batch.reward - 0.9)
+
+
+@pytest.mark.parametrize(("log_std", "direction"), [(-5.0, 1), (0.0, -1)])
+def test_alpha_rises_when_entropy_is_too_low(log_std, direction):
+    """Against H̄ = −2: a nearly deterministic policy raises α, a wide one lowers it (T14)."""
+    algorithm = prepared(log_std=log_std)
+    before = algorithm.log_alpha.item()
+    metrics = Learner(algorithm).learn()
+    entropy = metrics["policy/entropy"].item()
+    assert algorithm.target_entropy == -2
+    assert (entropy < -2) == (direction > 0)
+    assert (algorithm.log_alpha.item() - before) * direction > 0
+
+
+def test_a_fixed_alpha_stays():
+    """alpha=0.2 is used as it is and never learned; alpha=0 switches the entropy off."""
+    algorithm = make_algorithm("sac", options=["algo.alpha=0.2"])
+    metrics = Learner(algorithm).learn()
+    assert metrics["policy/alpha"].tolist() == pytest.approx([0.2] * 3)
+    assert algorithm.log_alpha.exp().tolist() == pytest.approx([0.2] * 3)
+    none = Learner(make_algorithm("sac", options=["algo.alpha=0"])).learn()
+    assert none["policy/alpha"].tolist() == pytest.approx([0] * 3)
+
+
+def test_losses_by_hand():
+    """Both critics' squared errors summed, the batch averaged; the actor gains Q and entropy; α's gradient is H − H̄."""
+    q, y = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]]), torch.tensor([[2.0, 4.0]])
+    weight = torch.ones(1, 2)
+    assert critic_losses(q, y, weight).tolist() == pytest.approx([(1 + 4) / 2 + (4 + 0) / 2])
+    assert critic_losses(q, y, torch.tensor([[1.0, 0.0]])).tolist() == pytest.approx([1 + 4])
+    log_pi = torch.tensor([[-1.0, 3.0]])
+    assert actor_objective(y, log_pi, torch.tensor([0.5]), weight).tolist() == pytest.approx([3 - 0.5 * 1])
+    log_alpha = torch.tensor([0.7], requires_grad=True)
+    (slope,) = torch.autograd.grad(alpha_objective(log_alpha, torch.tensor([-3.0]), -2.0).sum(), log_alpha)
+    assert slope.tolist() == [-1]
+
+
+def test_critic_loss_gradient_by_hand():
+    """∇_Q of the loss is −(2/B)(y − Q) for each critic (T12)."""
+    q = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]], requires_grad=True)
+    y = torch.tensor([[2.0, 5.0]])
+    (slope,) = torch.autograd.grad(critic_losses(q, y, torch.ones(1, 2)).sum(), q)
+    torch.testing.assert_close(slope, -(y.unsqueeze(1) - q.detach()))
+
+
+def test_actor_gradient_is_the_chain_rule_and_leaves_the_critic_alone():
+    """With SGD: Δθ = lr·∇_θ mean(min Q(s, ã_θ) − α log π), critics held fixed; their step is the critic loss's alone."""
+    options = ["algo.optim=sgd", "algo.lr_actor=0.5", "algo.lr_critic=0.25", "algo.alpha=0.2"]
+    algorithm = make_algorithm("sac", seeds=[0], options=options)
+    learner = Learner(algorithm)
+    (batch, *_), noise = learner.data(), learner.noise.next()
+    alpha = torch.tensor([0.2])
+    theta, w = algorithm.actor.flat, algorithm.critic.flat
+    theta_before, w_before = theta.detach().clone(), w.detach().clone()
+
+    y = algorithm.target(batch, noise["next_xi"], alpha)
+    loss = critic_losses(algorithm.q(algorithm.critic, batch.obs, batch.action), y, batch.weight)
+    (w_slope,) = torch.autograd.grad(loss.sum(), w)
+    algorithm.step(batch, noise)
+    torch.testing.assert_close(w_before - w, 0.25 * w_slope, rtol=1e-4, atol=1e-7)
+
+    other = make_algorithm("sac", seeds=[0], options=options)  # at θ before, with the critic's new weights
+    with torch.no_grad():
+        other.critic.flat.copy_(w)
+    action, log_pi = other.policy(batch.obs).rsample(noise["xi"])
+    gain = actor_objective(other.q(other.critic, batch.obs, action).amin(1), log_pi, alpha, batch.weight)
+    (theta_slope,) = torch.autograd.grad(gain.sum(), other.actor.flat)
+    torch.testing.assert_close(theta - theta_before, 0.5 * theta_slope, rtol=1e-4, atol=1e-7)
+
+
+def test_targets_follow_by_polyak():
+    """ρ·w_target + (1 − ρ)·w after each step."""
+    algorithm = make_algorithm("sac", options=["algo.rho=0.9"])
+    learner = Learner(algorithm)
+    before = algorithm.critic_target.flat.detach().clone()
+    (batch, *_), noise = learner.data(), learner.noise.next()
+    algorithm.step(batch, noise)
+    torch.testing.assert_close(algorithm.critic_target.flat, 0.9 * before + 0.1 * algorithm.critic.flat)
+    assert not torch.equal(algorithm.critic_target.flat, before)
+
+
+def test_actions_are_inside_the_box():
+    """Squashed: also a policy far out in its tails stays within [−1, 1]."""
+    algorithm = prepared(log_std=2.0)
+    xi = torch.linspace(-6, 6, 1000).view(1, 500, 2)
+    action = algorithm.act(torch.zeros(1, 500, 4), xi)
+    assert action.abs().max() > 0.99
+    assert action.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(-np.inf, np.inf), (-1.0, np.inf)])
+def test_unbounded_actions_are_refused(low, high):
+    """tanh reaches (−1, 1) only: an action without finite bounds is refused before the run."""
+    cfg = configured(*small("sac"))
+    space = gym.spaces.Box(np.float32([-1, low]), np.float32([1, high]))
+    spec = EnvSpec("Test-v0", gym.spaces.Box(-1, 1, (3,)), space)
+    with pytest.raises(ConfigError, match="bound"):
+        SAC.check(cfg.algo, cfg.network, spec)
+
+
+def test_other_action_spaces_are_refused():
+    """The refusal names algorithms that fit."""
+    cfg = load_config(["algo=sac", "tuned=none"])
+    spec = EnvSpec("Test-v0", gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2))
+    with pytest.raises(ConfigError, match=r"algo=sac takes Box actions, but Test-v0 has Discrete .*algo=ppo"):
+        SAC.check(cfg.algo, cfg.network, spec)

@@ -1,0 +1,202 @@
+"""Whole runs of every algorithm on real environments: reproducible, seeds independent, and resumed bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from deeprl_cli.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from deeprl_cli.config import load_config
+from deeprl_cli.evaluate import best_path
+from deeprl_cli.schema import RolloutConfig
+from tests.contract.harness import (
+    ALGORITHMS,
+    assert_close,
+    differences,
+    opened_trainer,
+    short_run,
+    small,
+    trained,
+    training_env,
+)
+
+
+def curves(run, seed, kinds=("rollout", "eval", "loss", "policy", "q", "value", "optim")):
+    """metrics.csv of one seed: one row for each line, without times."""
+    with (run / f"seed_{seed}" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kept = [key for key in rows[0] if key == "step" or key.split("/")[0] in kinds]
+    return [{key: float(row[key]) if row[key] else math.nan for key in kept} for row in rows]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_seed_alone_decides(name, tmp_path):
+    """Two runs of one seed agree in every bit of weights, optimisers and curves; another seed differs."""
+    runs = [trained(short_run(name, tmp_path / str(i), f"seed={seed}")) for i, seed in enumerate((4, 4, 5))]
+    (first, weights), (second, same), (_, other) = runs
+    assert differences(weights, same) == []
+    assert differences(curves(first, 4), curves(second, 4)) == []
+    assert differences(weights, other) != []
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_two_seeds_together_equal_two_runs(name, tmp_path):
+    """`seeds=2` gives the weights, training episodes and final evaluations of runs with seed=0 and with seed=1."""
+    both, together = trained(short_run(name, tmp_path / "both", "seeds=2"))
+    for seed in (0, 1):
+        one, alone = trained(short_run(name, tmp_path / str(seed), f"seed={seed}"))
+        assert_close(together, alone, 1e-3, seed=seed)
+        ours, theirs = curves(both, seed, ("rollout",)), curves(one, seed, ("rollout",))
+        assert sum(not math.isnan(row["rollout/return_mean"]) for row in theirs) > 2
+        assert [row["rollout/length_mean"] for row in ours] == pytest.approx(
+            [row["rollout/length_mean"] for row in theirs], nan_ok=True
+        )
+        assert [row["rollout/return_mean"] for row in ours] == pytest.approx(
+            [row["rollout/return_mean"] for row in theirs], rel=1e-3, nan_ok=True
+        )
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_evaluations_of_seeds_together_equal_alone(name, tmp_path):
+    """Evaluations on the way, and so the best weights kept, don't depend on which seeds train beside."""
+    both, _ = trained(short_run(name, tmp_path / "both", "seeds=2"))
+    for seed in (0, 1):
+        one, _ = trained(short_run(name, tmp_path / str(seed), f"seed={seed}"))
+        ours, theirs = (
+            [row["eval/return_mean"] for row in curves(run, seed, ("eval",)) if not math.isnan(row["eval/return_mean"])]
+            for run in (both, one)
+        )
+        assert len(theirs) == 2
+        assert ours == pytest.approx(theirs, rel=1e-3)
+        (_, ours), (_, theirs) = (load_weights(best_path(run, seed)) for run in (both, one))
+        assert ours["step"] == theirs["step"]
+
+
+def resumable(name, *options):
+    return load_config(
+        [
+            *small(name),
+            f"env={training_env(name)}",
+            "seeds=2",
+            "total_steps=1000",
+            "eval.episodes=2",
+            "env.max_episode_steps=30",
+            *options,
+        ]
+    )
+
+
+def advance(trainer, iterations):
+    """Some iterations, an evaluation in their middle, and a log that leaves unlogged ones behind."""
+    for i in range(iterations):
+        trainer.iterate()
+        if i == iterations // 2:
+            trainer.evaluate()
+            trainer.log()
+
+
+def comparable(trainer):
+    state = copy.deepcopy(trainer.state_dict())  # it holds the very tensors that move
+    state.pop("train_seconds")
+    return state
+
+
+def logged(trainer):
+    return [
+        (step, {key: list(value) for key, value in values.items() if not key.startswith("time/")})
+        for step, values in trainer.to.logged
+    ]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("options", [(), ("algo.normalize_obs=true", "algo.normalize_reward=true")], ids=["raw", "norm"])
+def test_n_and_n_steps_equal_2n(name, options, tmp_path):
+    """Saved after N steps and loaded into a new trainer, the next N end in the same state and curves, bit for bit."""
+    cfg = resumable(name, *options)
+    iterations = 9 if isinstance(cfg.algo, RolloutConfig) else 45
+    with opened_trainer(cfg, tmp_path) as whole, opened_trainer(cfg, tmp_path) as later:
+        whole.start()
+        advance(whole, iterations)
+        save_checkpoint(tmp_path / "last", whole.state_dict(), whole.segments())
+        at_n = comparable(whole)
+        saved = load_checkpoint(tmp_path / "last")
+        whole.to.logged.clear()
+        advance(whole, iterations)
+
+        later.load_state_dict(saved.state, saved.segments)
+        assert differences(at_n, comparable(later)) == []
+        advance(later, iterations)
+        assert whole.steps == later.steps > 0
+        assert whole.updates == later.updates > 0
+        assert differences(comparable(whole), comparable(later)) == []
+        assert differences(logged(whole), logged(later)) == []
+        ours, theirs = ({key: read() for key, read in t.segments().items()} for t in (whole, later))
+        assert differences(held(whole), held(later)) == []
+        assert ours.keys() == theirs.keys()
+
+
+def held(trainer):
+    """What a replay memory holds, without the rows never written."""
+    memory = getattr(trainer, "memory", None)
+    if memory is None:
+        return []
+    return [memory.rows[s, : memory.written[s]] for s in range(memory.num_seeds)]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_run_stopped_and_resumed_reports_the_same(name, tmp_path):
+    """A signal in mid-run, then the rest of it: the same points of the curves, best returns and final state."""
+    cfg = resumable(name, "total_steps=240", "log.every=60", "eval.every=90", "checkpoint.every=70")
+    with opened_trainer(cfg, tmp_path / "whole") as whole:
+        whole.run()
+        assert whole.steps_per_second == whole.steps_per_second > 0, "the clock stands still after a run"
+    with opened_trainer(cfg, tmp_path / "cut") as cut:
+        cut.to.stopping = lambda: cut.steps >= 100
+        cut.run()
+        assert 100 <= cut.steps < 240
+    saved = load_checkpoint(tmp_path / "cut" / "checkpoints" / "last")
+    with opened_trainer(cfg, tmp_path / "cut") as later:
+        later.load_state_dict(saved.state, saved.segments)
+        later.start = lambda: None  # the environments are where they were
+        later.run()
+    assert differences(logged(whole), logged(cut) + logged(later)) == []
+    assert differences(comparable(whole), comparable(later)) == []
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_a_run_reports_adds_up(name, tmp_path):
+    """The episodes in the curves are those that ended; steps and updates are counted as the configuration says."""
+    cfg = resumable(name, "log.every=50")
+    with opened_trainer(cfg, tmp_path) as trainer:
+        trainer.start()
+        lengths = [[], []]
+        step = trainer.envs.step
+
+        def counted(actions):
+            result = step(actions)
+            for n in result.episode_end.nonzero()[0]:
+                lengths[n // cfg.algo.num_envs].append(int(result.episode_length[n]))
+            return result
+
+        trainer.envs.step = counted
+        while trainer.steps < 200:
+            trainer.iterate()
+            if trainer.steps >= trainer._next_log:
+                trainer.log()
+        trainer.log()
+        rows = [values for _, values in trainer.to.logged]
+        for seed in (0, 1):
+            totals = [row["rollout/episodes"][seed] for row in rows]
+            means = [row["rollout/length_mean"][seed] for row in rows]
+            assert totals[-1] == len(lengths[seed]) > 3
+            episodes = np.diff(totals, prepend=0)
+            total = sum(n * mean for n, mean in zip(episodes, means, strict=True) if n)
+            assert total == pytest.approx(sum(lengths[seed]))
+        steps = [step for step, _ in trainer.to.logged]
+        assert steps == sorted(steps)
+        assert all(b // 50 > a // 50 for a, b in itertools.pairwise(steps[:-1]))

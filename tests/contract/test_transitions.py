@@ -1,0 +1,163 @@
+"""What the two loops hand to an algorithm, from every vector back-end: true next observations, ends apart, no dummies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deeprl_cli.config import load_config
+from deeprl_cli.registry import get_algorithm
+from deeprl_cli.rl.returns import gae
+from deeprl_cli.rl.targets import td_target
+from tests.contract.harness import ALGORITHMS, opened_trainer
+
+BACKENDS = ["sync", "async", "native", "envpool"]
+NEXT_STEP = {"native", "envpool"}
+LIMIT = 20  # steps of an episode: some of a random policy's are cut, some fall before
+LOOPS = {get_algorithm(name).loop: name for name in ALGORITHMS if "Discrete" in str(get_algorithm(name).action_spaces)}
+
+
+def cartpole(loop, backend):
+    """A run of random actions, nearly: two seeds of three environments, CartPole cut at LIMIT."""
+    options = {"rollout": ["algo.rollout_length=128", "algo.batch_size=64"], "replay": ["algo.learning_starts=100000"]}
+    return load_config(
+        [
+            f"algo={LOOPS[loop]}",
+            "tuned=none",
+            "env=CartPole-v1",
+            f"env.backend={backend}",
+            f"env.max_episode_steps={LIMIT}",
+            "algo.num_envs=3",
+            "seeds=2",
+            "eval.episodes=1",
+            *options[loop],
+        ]
+    )
+
+
+def assert_one_step_of_cartpole(obs, next_obs):
+    """Positions move by 0.02 s of their velocities: no reset observation stands in for a next one."""
+    for position in (0, 2):
+        moved = obs[..., position] + 0.02 * obs[..., position + 1]
+        torch.testing.assert_close(next_obs[..., position], moved, rtol=1e-4, atol=1e-5)
+
+
+def fallen(obs):
+    return (obs[..., 0].abs() > 2.4) | (obs[..., 2].abs() > 12 * 2 * np.pi / 360)
+
+
+def assert_true_ends(backend, next_obs, terminated, truncated):
+    """Terminated exactly where the pole fell; cut short where it hadn't, or at that very step."""
+    # EnvPool itself calls an episode that ends in both ways truncated only
+    unknown = (truncated > 0) if backend == "envpool" else torch.zeros_like(truncated, dtype=torch.bool)
+    assert torch.equal((terminated > 0)[~unknown], fallen(next_obs)[~unknown])
+    assert terminated.sum() > 5
+    assert ((truncated > 0) & (terminated == 0)).sum() > 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_replay_memory_holds_true_transitions_only(backend, tmp_path):
+    """Everything in the memory is one step of the physics, ends included; dummies are left out and counted (T21)."""
+    cfg = cartpole("replay", backend)
+    with opened_trainer(cfg, tmp_path) as trainer:
+        trainer.start()
+        weights = []
+        step = trainer.envs.step
+
+        def recorded(actions):
+            result = step(actions)
+            weights.append(result.weight)
+            return result
+
+        trainer.envs.step = recorded
+        for _ in range(150):
+            trainer.iterate()
+        per_seed = np.array(weights).reshape(-1, 2, 3).sum((0, 2)).astype(int)
+        assert trainer.memory.written.tolist() == per_seed.tolist()
+        assert (per_seed < 450).all() == (backend in NEXT_STEP)
+        for seed in (0, 1):
+            rows = trainer.memory.rows[seed, : per_seed[seed]]
+            column = {name: column.read(rows) for name, column in trainer.memory.columns.items()}
+            assert_one_step_of_cartpole(column["obs"], column["next_obs"])
+            assert_true_ends(backend, column["next_obs"], column["terminated"], column["truncated"])
+            assert set(column["action"].tolist()) == {0, 1}
+            assert (column["reward"] == 1).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rollouts_hold_true_transitions_and_masked_dummies(backend, tmp_path):
+    """Of weight 1 are steps of the physics only; weight 0 exactly where the step before was an end, if anywhere."""
+    cfg = cartpole("rollout", backend)
+    with opened_trainer(cfg, tmp_path) as trainer:
+        trainer.start()
+        trainer.iterate()
+        data = trainer.rollout.read("cpu")
+    real = data.weight > 0
+    assert_one_step_of_cartpole(data.obs[real], data.next_obs[real])
+    assert_true_ends(backend, data.next_obs[real], data.terminated[real], data.truncated[real])
+    ended = torch.maximum(data.terminated, data.truncated) > 0
+    assert not (ended & ~real).any()
+    if backend in NEXT_STEP:
+        assert real[:, 0].all()
+        assert torch.equal(~real[:, 1:], ended[:, :-1])
+    else:
+        assert real.all()
+    follows = data.next_obs[:, :-1] == data.obs[:, 1:]
+    assert follows.all(-1)[~ended[:, :-1]].all(), "the next observation is what is acted on next"
+    if backend not in NEXT_STEP:
+        fresh = data.obs[:, 1:][ended[:, :-1]]
+        assert (fresh.abs() <= 0.05).all(), "after an end comes a first observation"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_targets_on_the_chain(loop, backend, tmp_path):
+    """On a chain of known values: y = r at the goal, y = r + γV(s') at the time limit, s' the state truly reached."""
+    gamma, limit = 0.9, 3
+    cfg = load_config(
+        [
+            f"algo={LOOPS[loop]}",
+            "tuned=none",
+            "env=deeprl/Chain-v0",
+            f"env.backend={backend}",
+            "env.kwargs.length=4",
+            "env.kwargs.step_reward=-1.0",
+            "env.kwargs.goal_reward=5.0",
+            f"env.max_episode_steps={limit}",
+            "algo.num_envs=2",
+            "eval.episodes=1",
+            *{"rollout": ["algo.rollout_length=6", "algo.batch_size=12"], "replay": []}[loop],
+        ]
+    )
+    value = torch.tensor([1.0, 2.0, 3.0, 100.0])  # of state 3, the goal: never to be used
+    with opened_trainer(cfg, tmp_path) as trainer:
+        # environment 0 walks to the goal in three steps; environment 1 stands at the left end until its time is up
+        trainer.act = lambda obs: np.array([1, 0])
+        trainer.random_actions = lambda: np.array([1, 0])
+        trainer.start()
+        if loop == "rollout":
+            trainer.iterate()
+            data = trainer.rollout.read("cpu")
+            reward, terminated, truncated = data.reward, data.terminated, data.truncated
+            states, next_states = data.obs.argmax(-1), data.next_obs.argmax(-1)
+        else:
+            for _ in range(6):
+                trainer.iterate()
+            rows = trainer.memory.rows[:, :12]
+            column = {name: c.read(rows).unflatten(1, (6, 2)) for name, c in trainer.memory.columns.items()}
+            reward, terminated, truncated = (column[name] for name in ("reward", "terminated", "truncated"))
+            states, next_states = column["obs"].argmax(-1), column["next_obs"].argmax(-1)
+    assert states[0].tolist() == [[0, 0], [1, 0], [2, 0]] * 2
+    assert next_states[0].tolist() == [[1, 0], [2, 0], [3, 0]] * 2
+    y = td_target(reward, terminated, value[next_states], gamma)
+    expected = torch.tensor([[-1 + 0.9 * 2, -1 + 0.9], [-1 + 0.9 * 3, -1 + 0.9], [5.0, -1 + 0.9]] * 2)
+    torch.testing.assert_close(y[0], expected)
+    ended = torch.maximum(terminated, truncated)
+    assert ended[0].tolist() == [[0, 0], [0, 0], [1, 1]] * 2
+    advantage = gae(reward, value[states], value[next_states], terminated, ended, gamma, 0.5)
+    delta = expected - value[states[0]]
+    by_hand = delta.clone()
+    for t in (4, 3, 1, 0):  # nothing flows over the episode's end after t = 2
+        by_hand[t] += 0.45 * by_hand[t + 1]
+    torch.testing.assert_close(advantage[0], by_hand)

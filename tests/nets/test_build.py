@@ -1,0 +1,210 @@
+"""From spaces and options to networks: which one `auto` picks, what is refused, how weights start, what is shared."""
+
+from __future__ import annotations
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deeprl_cli.config import load_config
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.nets.build import NetworkFactory, channels_last, resolve_name
+from deeprl_cli.nets.modules import Flatten, NatureCNN, OneHot
+from deeprl_cli.nets.stacked import Stacked
+
+VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,))
+
+
+def image(*shape):
+    return gym.spaces.Box(0, 255, shape, np.uint8)
+
+
+def factory(space=VECTOR, *overrides, hidden=(16, 8), activation="tanh"):
+    return NetworkFactory(space, load_config(["tuned=none", *overrides]).network, hidden, activation)
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "encoder"),
+    [
+        (VECTOR, "mlp", Flatten),
+        (gym.spaces.Discrete(6), "mlp", OneHot),
+        (gym.spaces.MultiDiscrete([3, 4]), "mlp", OneHot),
+        (image(84, 84, 3), "cnn", NatureCNN),
+        (image(4, 84, 84), "cnn", NatureCNN),
+    ],
+)
+def test_auto(space, name, encoder):
+    """Images get the CNN, everything else an MLP; the result reads members of the space."""
+    make = factory(space)
+    assert make.name == resolve_name(space, "auto") == name
+    network = make(3)
+    assert isinstance(network.encoder, encoder)
+    space.seed(0)
+    obs = torch.from_numpy(np.stack([space.sample() for _ in range(2)]))
+    output = network(obs.clamp(-1, 1) if space is VECTOR else obs)
+    assert output.shape == (2, 3)
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("space", [VECTOR, gym.spaces.Discrete(3), gym.spaces.Box(0, 1, (84, 84, 3))])
+def test_cnn_reads_images_only(space):
+    """What is no image of bytes is refused, with what to use."""
+    with pytest.raises(ConfigError, match="network=mlp"):
+        resolve_name(space, "cnn")
+
+
+@pytest.mark.parametrize("shape", [(35, 84, 3), (4, 84, 35), (20, 20, 1)])
+def test_cnn_needs_large_enough_frames(shape):
+    """Frames that the convolutions would shrink to nothing are refused, also under auto."""
+    with pytest.raises(ConfigError, match="36x36"):
+        resolve_name(image(*shape), "auto")
+    assert resolve_name(image(*shape), "mlp") == "mlp"
+
+
+def test_the_smallest_frame_does():
+    """36 pixels leave one."""
+    assert NatureCNN((36, 36, 1), channels_last=True).out_features == 64
+    assert NatureCNN((84, 84, 4), channels_last=True).out_features == 3136
+
+
+@pytest.mark.parametrize(
+    ("shape", "last"), [((84, 84, 3), True), ((84, 84, 1), True), ((4, 84, 84), False), ((1, 84, 84), False)]
+)
+def test_channels(shape, last):
+    """(H, W, C) against (C, H, W)."""
+    assert channels_last(shape) == last
+
+
+def test_both_layouts_see_the_same_picture():
+    """Frames with the channels first or last give the same output for the same weights."""
+    first, last = NatureCNN((3, 40, 44), channels_last=False), NatureCNN((40, 44, 3), channels_last=True)
+    last.load_state_dict(first.state_dict())
+    frames = torch.randint(256, (2, 3, 40, 44), dtype=torch.uint8)
+    torch.testing.assert_close(last(frames.permute(0, 2, 3, 1)), first(frames))
+    assert first(frames).shape == (2, first.out_features)
+
+
+def test_onehot():
+    """MultiDiscrete columns side by side; Discrete with or without an axis of its own."""
+    expected = [[0, 1, 0, 0, 0, 0, 1], [1, 0, 0, 1, 0, 0, 0]]
+    assert OneHot([3, 4])(torch.tensor([[1, 3], [0, 0]])).tolist() == expected
+    assert OneHot([3])(torch.tensor([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert OneHot([3])(torch.tensor([2.0, 0.0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_bytes_are_scaled():
+    """An MLP on bytes sees 0…1, so does the CNN."""
+    network = factory(image(2, 2, 1), "network=mlp")(1)
+    assert network.encoder(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8)).tolist() == [[1.0] * 4]
+    cnn = NatureCNN((36, 36, 1), channels_last=True)
+    with torch.no_grad():
+        cnn.conv1.weight.fill_(1.0)
+        cnn.conv1.bias.fill_(0.0)
+    seen = []
+    cnn.conv1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].max().item()))
+    cnn(torch.full((1, 36, 36, 1), 255, dtype=torch.uint8))
+    assert seen == [1.0]
+
+
+def layer_sizes(network):
+    return [layer.out_features for layer in network.layers]
+
+
+def test_sizes_and_activations():
+    """The algorithm's own, unless the network options say otherwise; linear has no layers; the CNN's own 512 and relu."""
+    assert layer_sizes(factory()(2)) == [16, 8]
+    assert isinstance(factory()(2).activation, nn.Tanh)
+    assert layer_sizes(factory(VECTOR, "network.hidden=[32]")(2)) == [32]
+    assert isinstance(factory(VECTOR, "network.activation=silu")(2).activation, nn.SiLU)
+    assert layer_sizes(factory(VECTOR, "network=linear")(2)) == []
+    assert layer_sizes(factory(image(36, 36, 1))(2)) == [512]
+    assert isinstance(factory(image(36, 36, 1))(2).activation, nn.ReLU)
+    assert layer_sizes(factory(image(36, 36, 1), "network.hidden=[64,64]")(2)) == [64, 64]
+
+
+def test_linear_is_linear():
+    """network=linear: W φ + b."""
+    network = factory(VECTOR, "network=linear")(2)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(network(x), x @ network.head.weight.T + network.head.bias)
+
+
+def gram(weight):
+    """W Wᵀ or WᵀW, whichever is the smaller: gain² I for an orthogonal W."""
+    w = weight.flatten(1)
+    return w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+
+
+def assert_orthogonal(weight, gain):
+    expected = gain**2 * torch.eye(min(weight.flatten(1).shape))
+    torch.testing.assert_close(gram(weight.detach()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("space", [VECTOR, image(36, 36, 1)])
+def test_orthogonal_start_of_actor_critics(space):
+    """Gain √2 in the body, .01 for the actor's head, 1 for the value's; biases and log σ are 0."""
+    model = factory(space).actor_critic(3, log_std=True)
+    for network, gain in ((model.actor, 0.01), (model.critic, 1.0)):
+        assert_orthogonal(network.head.weight, gain)
+        body = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m is not network.head]
+        assert body
+        for module in body:
+            assert_orthogonal(module.weight, math.sqrt(2))
+    assert all((p == 0).all() for name, p in model.named_parameters() if name.endswith("bias"))
+    assert (model.log_std == 0).all()
+
+
+def test_off_policy_networks_start_as_torch_does():
+    """Without a head gain: torch's default, whose weights stay inside ±1/√fan_in."""
+    torch.manual_seed(0)
+    network = factory()(3)
+    bound = 1 / math.sqrt(16)
+    assert network.layers[1].weight.abs().max() <= bound
+    assert network.layers[1].bias.abs().max() > 0
+    assert network.layers[1].weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
+
+
+def test_actor_critic_parts():
+    """policy (B, P), with log σ beside the means where asked; value (B,)."""
+    obs = torch.randn(4, 5)
+    model = factory().actor_critic(3, log_std=True)
+    assert model(obs, "policy").shape == (4, 6)
+    assert (model(obs, "policy")[:, 3:] == 0).all()
+    assert model(obs, "value").shape == (4,)
+    plain = factory().actor_critic(3, log_std=False)
+    assert plain(obs, "policy").shape == (4, 3)
+    assert plain.log_std is None
+
+
+def test_share():
+    """One trunk under two heads: fewer parameters, and the value's gradient reaches the actor's layers."""
+    shared = factory(VECTOR, "network.share=true").actor_critic(3, log_std=False)
+    apart = factory().actor_critic(3, log_std=False)
+    trunk = sum(p.numel() for layer in apart.actor.layers for p in layer.parameters())
+    count = [sum(p.numel() for p in model.parameters()) for model in (shared, apart)]
+    assert count[1] - count[0] == trunk
+    obs = torch.randn(4, 5)
+    for model, reaches in ((shared, True), (apart, False)):
+        model.zero_grad()
+        model(obs, "value").sum().backward()
+        assert (model.actor.layers[0].weight.grad is not None) == reaches
+        assert model.actor.head.weight.grad is None
+    torch.testing.assert_close(shared(obs, "value"), shared.critic(shared.actor.features(obs)).squeeze(-1))
+    assert_orthogonal(shared.critic.weight, 1.0)
+
+
+@pytest.mark.parametrize("share", ["true", "false"])
+def test_actor_critics_stack(share):
+    """Both parts of the stacked module are those of its members."""
+    make = factory(VECTOR, f"network.share={share}")
+    stack = Stacked(lambda: make.actor_critic(2, log_std=True), [0, 1])
+    obs = torch.randn(2, 4, 5)
+    for part in ("policy", "value"):
+        output = stack(obs, part=part)
+        for s in range(2):
+            single = Stacked(lambda: make.actor_critic(2, log_std=True), [s])
+            torch.testing.assert_close(output[s], single(obs[s : s + 1], part=part)[0])
