@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from deeprl_cli.checkpoint import load_checkpoint, load_weights
 from deeprl_cli.envs.make import env_spec, make_vector_env
@@ -124,6 +125,11 @@ def evaluate_run(
     seeds = cfg.seed_list
     if seed is not None and seed not in seeds:
         raise UserError(f"--seed {seed}: this run has seeds {', '.join(map(str, seeds))}")
+    if video is not None:
+        from deeprl_cli.video import check
+
+        check(cfg)
+    torch.set_num_threads(1)  # one small batch after another: more threads only wait for each other
     spec = env_spec(cfg.env)
     policy = make_policy(get_algorithm(cfg.algo.name), cfg.algo, cfg.network, spec, seeds, "cpu")
     if checkpoint == "best" and best_path(run, seeds[0]).exists():

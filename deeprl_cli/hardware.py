@@ -105,7 +105,7 @@ def medium_is_float32() -> bool:
         torch.set_float32_matmul_precision(precision)
         errors[precision] = (a @ b - exact).abs().max().item()
     torch.set_float32_matmul_precision(before)
-    return errors["medium"] < 10 * errors["highest"]
+    return bool(errors["medium"] < 10 * errors["highest"])
 
 
 def find_compiler() -> str | None:

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+from tensorboard.compat.proto import (
     event_pb2,
     summary_pb2,
     tensor_pb2,

@@ -83,7 +83,7 @@ def _play(policy: Policy, env: gym.Env[Any, Any], seed_index: int, run_seed: int
     obs, _ = env.reset(seed=episode_seed(run_seed, 0, 0, training=False))
     space = policy.algorithm.spec.observation_space
     if np.shape(obs) != (space.shape or ()):
-        raise UserError(f"{_name(env)}: observations have shape {np.shape(obs)}, the policy was trained on {space.shape}")
+        raise UserError(f"{_name(env)}: observations are {np.shape(obs)}, the policy was trained on {space.shape}")
     yield _render(env)
     for _ in range(MAX_STEPS):
         # all S act, being one stack; they all see what the chosen one sees

@@ -1,4 +1,4 @@
-"""The jobs of benchmarks/speed.py are configurations that exist, and their peers' counterparts too. Nothing is timed."""
+"""The jobs of benchmarks/speed.py compose, and ask of us what they ask of the peers. Nothing is timed."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Shapes: S seeds, C capacity, W columns of a packed row, N = S·B environments (s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,11 @@ class Column:
     stop: int
     shape: tuple[int, ...]
 
-    def read(self, rows: Tensor) -> Tensor:
-        """The field of `(S, batch, W)` rows: `(S, batch, *shape)`."""
-        return rows[..., self.start : self.stop].unflatten(-1, self.shape) if self.shape else rows[..., self.start]
+    def shaped(self, part: Tensor) -> Tensor:
+        """This field's columns `(S, batch, width)` as `(S, batch, *shape)`."""
+        if len(self.shape) == 1:
+            return part
+        return part.unflatten(-1, self.shape) if self.shape else part.squeeze(-1)
 
 
 class Replay:
@@ -45,8 +47,10 @@ class Replay:
         self.num_seeds, self.capacity = num_seeds, capacity
         self.columns, self.width = layout(spec, observations=self.observations_in_rows)
         self.rows = torch.empty(num_seeds, capacity, self.width, device=device)
+        self._array = self.rows.numpy() if self.rows.device.type == "cpu" else None  # the same memory, written faster
         self.beside: dict[str, Tensor] = {}  # what a subclass keeps of each transition beside its row, `(S, C, …)`
         self.written = np.zeros(num_seeds, np.int64)  # transitions ever written, per seed
+        self._widths = [column.stop - column.start for column in self.columns.values()]
         self._device = torch.device(device)
         self._ones = torch.ones((), device=device)
         self._sizes = torch.zeros(num_seeds, 1, dtype=torch.int64, device=device)
@@ -87,7 +91,11 @@ class Replay:
         start = int(self.written[0] % self.capacity)
         if weight.all() and start + per_seed <= self.capacity and (self.written == self.written[0]).all():
             slots = slice(start, start + per_seed)
-            self.rows[:, slots] = torch.from_numpy(block).view(self.num_seeds, per_seed, -1)
+            rows = block.reshape(self.num_seeds, per_seed, -1)
+            if self._array is not None:
+                self._array[:, slots] = rows
+            else:
+                self.rows[:, slots] = torch.from_numpy(rows)
             for name, value in beside.items():
                 self.beside[name][:, slots] = torch.from_numpy(value).unflatten(0, (self.num_seeds, per_seed))
             self.written += per_seed
@@ -117,15 +125,13 @@ class Replay:
     def _fields(self, index: Tensor) -> dict[str, Tensor]:
         """What the rows at `index` `(S, batch)` hold."""
         rows = self._gather(self.rows, index)
-        return {name: column.read(rows) for name, column in self.columns.items()}
+        parts = rows.split(self._widths, -1)
+        return {name: column.shaped(part) for (name, column), part in zip(self.columns.items(), parts, strict=True)}
 
     def _gather(self, storage: Tensor, index: Tensor) -> Tensor:
         if self.num_seeds == 1:
             return storage[0].index_select(0, index[0]).unsqueeze(0)
         return storage[self._seed_axis, index]
-
-    def minibatches(self, draws: Iterator[Tensor]) -> Iterator[Transition]:
-        return (self.sample(bits) for bits in draws)
 
     # --- checkpoint -------------------------------------------------------------------------------------------
 

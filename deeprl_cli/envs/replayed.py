@@ -133,7 +133,7 @@ class ReplayedVectorEnv(VectorEnv):
                 exceptions.append(f"{self._where(index)}: longer than {LONGEST_REPLAY} steps, starts a fresh episode")
                 self._begin(index)
         restored = self._replay({index: (self._seed(index), history) for index, history in enumerate(histories)})
-        obs = np.array(state["obs"])
+        obs = np.asarray(state["obs"])
         for index, length in enumerate(lengths):
             if length < 0:
                 obs[index] = restored[index]

@@ -56,7 +56,7 @@ def is_image(space: gym.Space) -> bool:  # type: ignore[type-arg]
 
 def channels_last(shape: Sequence[int]) -> bool:
     """(H, W, C) as gymnasium's environments give them, against (C, H, W), a stack of grey frames."""
-    return shape[2] <= shape[0] and shape[2] <= 16
+    return shape[2] <= shape[0]
 
 
 def resolve_name(space: gym.Space, name: str) -> str:  # type: ignore[type-arg]

@@ -42,7 +42,7 @@ def transition(obs, action, next_obs, *, reward=1.0, terminated=0.0, truncated=0
 
 @pytest.mark.parametrize(("loss", "expected"), [("half_mse", 0.28), ("mse", 0.56), ("huber", 0.1)])
 def test_tabular_step_by_hand(loss, expected):
-    """SGD .1, r=1, γ=.9, max Q'=2: y=2.8, and the one entry w[a, s] moves by α·δ = .28 (mse .56; huber clips δ to 1)."""
+    """SGD .1, r=1, γ=.9, max Q'=2: y=2.8, and the one entry w[a, s] moves by α·δ=.28 (mse .56; huber: δ=1)."""
     algorithm = table(f"algo.loss={loss}")
     metrics = algorithm.step(transition(3, 2, 4), {})
     assert metrics["q/target_mean"].tolist() == pytest.approx([2.8])
@@ -63,9 +63,7 @@ def test_linear_step_by_hand():
     assert (weight[[0, 2]] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("terminated", "truncated", "y"), [(0, 0, 2.8), (1, 0, 1.0), (0, 1, 2.8), (1, 1, 1.0)]
-)
+@pytest.mark.parametrize(("terminated", "truncated", "y"), [(0, 0, 2.8), (1, 0, 1.0), (0, 1, 2.8), (1, 1, 1.0)])
 def test_targets_at_ends(terminated, truncated, y):
     """y = r + γ max Q(s') unless terminated, whether or not truncated (T3)."""
     batch = transition(3, 2, 4, terminated=terminated, truncated=truncated)

@@ -36,7 +36,7 @@ def target(algorithm, batch, alpha):
 
 
 def test_target_falls_when_log_pi_rises():
-    """A narrower policy has higher log π: y = r + γ(1−d)(q − α log π) falls by γα·Δlog π, where not terminated (T14)."""
+    """Narrower, log π is higher: y = r + γ(1−d)(q − α log π) falls by γα·Δlog π, where not terminated (T14)."""
     wide, narrow = prepared(log_std=-0.5), prepared(log_std=-2.0)
     batch = one_batch(wide)
     going_on = 1 - batch.terminated
@@ -109,7 +109,7 @@ def test_critic_loss_gradient_by_hand():
 
 
 def test_actor_gradient_is_the_chain_rule_and_leaves_the_critic_alone():
-    """With SGD: Δθ = lr·∇_θ mean(min Q(s, ã_θ) − α log π), critics held fixed; their step is the critic loss's alone."""
+    """With SGD: Δθ = lr·∇_θ mean(min Q(s, ã_θ) − α log π), critics fixed; they follow their own loss alone."""
     options = ["algo.optim=sgd", "algo.lr_actor=0.5", "algo.lr_critic=0.25", "algo.alpha=0.2"]
     algorithm = make_algorithm("sac", seeds=[0], options=options)
     learner = Learner(algorithm)

@@ -166,7 +166,9 @@ def batches(algorithm: Algorithm, update: int) -> list[Transition]:
     for seed in algorithm.seeds:
         rng = np.random.default_rng([seed, update])
         per_seed.append([one_seed(algorithm, lead, rng) for _ in range(1 if rollout else MINIBATCHES)])
-    return [Transition(*(torch.stack(field) for field in zip(*same, strict=True))) for same in zip(*per_seed, strict=True)]
+    return [
+        Transition(*(torch.stack(field) for field in zip(*same, strict=True))) for same in zip(*per_seed, strict=True)
+    ]
 
 
 class Learner:
@@ -206,7 +208,7 @@ def state(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def assert_close(ours: Mapping[str, Any], theirs: Mapping[str, Any], tolerance: float, seed: int | None = None) -> None:
-    """Two states or metrics are equal to float tolerance; `seed`: of ours `(S, …)` the share of this one, alone in theirs.
+    """Two states or metrics are equal to float tolerance; `seed`: this one's share of ours `(S, …)`, alone in theirs.
 
     What isn't a tensor `(S, …)` is shared by all seeds, and equal.
     """

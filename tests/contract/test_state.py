@@ -107,7 +107,7 @@ def test_inductor_equals_eager(loop):
 @pytest.mark.parametrize("obs_kind", OBSERVATION_SPACES)
 @pytest.mark.parametrize(("name", "action"), PAIRS)
 def test_actions_fit_their_space(name, action, obs_kind):
-    """From every kind of observation: greedy actions repeat themselves; all have the space's shape, dtype and members."""
+    """From every kind of observation: greedy actions repeat themselves; all fit the space."""
     algorithm = make_algorithm(name, action, obs=obs_kind)
     space = algorithm.spec.action_space
     obs = Learner(algorithm).obs()

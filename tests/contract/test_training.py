@@ -114,7 +114,9 @@ def logged(trainer):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("options", [(), ("algo.normalize_obs=true", "algo.normalize_reward=true")], ids=["raw", "norm"])
+@pytest.mark.parametrize(
+    "options", [(), ("algo.normalize_obs=true", "algo.normalize_reward=true")], ids=["raw", "norm"]
+)
 def test_n_and_n_steps_equal_2n(name, options, tmp_path):
     """Saved after N steps and loaded into a new trainer, the next N end in the same state and curves, bit for bit."""
     cfg = resumable(name, *options)

@@ -1,4 +1,4 @@
-"""What the two loops hand to an algorithm, from every vector back-end: true next observations, ends apart, no dummies."""
+"""What the loops hand to an algorithm, from every back-end: true next observations, ends apart, no dummies."""
 
 from __future__ import annotations
 

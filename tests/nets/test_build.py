@@ -115,7 +115,7 @@ def layer_sizes(network):
 
 
 def test_sizes_and_activations():
-    """The algorithm's own, unless the network options say otherwise; linear has no layers; the CNN's own 512 and relu."""
+    """The algorithm's own, unless network options say otherwise; linear has no layers; the CNN has 512 and relu."""
     assert layer_sizes(factory()(2)) == [16, 8]
     assert isinstance(factory()(2).activation, nn.Tanh)
     assert layer_sizes(factory(VECTOR, "network.hidden=[32]")(2)) == [32]

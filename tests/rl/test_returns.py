@@ -117,7 +117,7 @@ def test_normalise_leaves_out_weight_zero():
     x = torch.tensor([[1.0, 2.0, 3.0, 1e6], [5.0, 5.0, 5.0, 5.0]], dtype=torch.float64)
     weight = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     result = normalise(x, weight)
-    assert result[0, :3].tolist() == pytest.approx([-1.5**0.5, 0, 1.5**0.5])
+    assert result[0, :3].tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5])
     assert result[1].tolist() == [0, 0, 0, 0]
 
 
