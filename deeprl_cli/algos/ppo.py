@@ -163,7 +163,6 @@ class PPO(Algorithm):
             "policy/kl": kl,
             "policy/clip_fraction": clipped,
             "optim/grad_norm": norm,
-            "optim/lr": self.optimiser.lr.clone(),
         }
 
 

@@ -113,14 +113,15 @@ class SAC(Algorithm):
 
         # temperature: α falls while the policy's entropy is above H̄ (Haarnoja et al. 2019, eq. 18)
         entropy = -mean(log_pi.detach(), batch.weight)
+        alpha_loss = alpha_objective(self.log_alpha, entropy, self.target_entropy)
         if self.config.alpha == "auto":
-            alpha_loss = alpha_objective(self.log_alpha, entropy, self.target_entropy)
             self.alpha_optimiser.step(list(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha])))
 
         polyak_update(self.critic_target, self.critic, self.config.rho)  # (line 11)
         return {
             "loss/critic": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),
+            "loss/alpha": alpha_loss.detach(),
             "policy/entropy": entropy,
             "policy/alpha": alpha,
             "q/mean": mean(q.detach().mean(1), batch.weight),

@@ -62,7 +62,6 @@ class Trainer(ABC):
             cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device
         )
         self.steps = 0
-        self.updates = 0
         self.first_step_at: float | None = None  # time.time() of the first environment step
         self.train_seconds = 0.0
         self.finished_episodes = [0] * self.num_seeds
@@ -100,8 +99,8 @@ class Trainer(ABC):
                 )
         return step
 
-    def learned(self, metrics: Metrics, updates: int) -> None:
-        self.updates += updates
+    def learned(self, metrics: Metrics) -> None:
+        """Keep an update's metrics for the next log."""
         self._metrics.append(metrics)
 
     # --- the run --------------------------------------------------------------------------------------------------
@@ -158,12 +157,11 @@ class Trainer(ABC):
         values["rollout/length_mean"] = [_mean(r) for r in lengths]
         self.finished_episodes = [total + len(r) for total, r in zip(self.finished_episodes, returns, strict=True)]
         values["rollout/episodes"] = [float(total) for total in self.finished_episodes]
-        for name, value in (
-            ("optim/updates", float(self.updates)),
-            ("time/steps_per_second", self.steps_per_second),
-            ("time/seconds", self._clock.seconds),
-        ):
-            values[name] = [value] * self.num_seeds
+        optimiser = self.algorithm.optimisers()[0]
+        values["optim/lr"], values["optim/updates"] = optimiser.lr.tolist(), optimiser.steps.tolist()
+        values["optim/skipped"] = optimiser.skipped.tolist()
+        values["time/steps_per_second"] = [self.steps_per_second] * self.num_seeds
+        values["time/seconds"] = [self._clock.seconds] * self.num_seeds
         self.to.logger.log(self.steps, values)
         if self._episodes:
             self._recent_return = _mean([episode[1] for episode in self._episodes])
@@ -211,7 +209,6 @@ class Trainer(ABC):
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
-            "updates": self.updates,
             "train_seconds": self._clock.seconds,
             "policy": self.policy.state_dict(),
             "envs": self.envs.state_dict(),
@@ -228,7 +225,7 @@ class Trainer(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
-        self.steps, self.updates = state["steps"], state["updates"]
+        self.steps = state["steps"]
         self._clock.seconds = state["train_seconds"]
         self.policy.load_state_dict(state["policy"])
         for line in self.envs.load_state_dict(state["envs"]) + self.eval_envs.load_state_dict(state["eval_envs"]):

@@ -48,7 +48,7 @@ class ReplayTrainer(Trainer):
         due = (self.steps // every - before // every) * self.algo.gradient_steps
         if due and self.steps >= self.algo.learning_starts and len(self.memory) > 0:
             self.algorithm.set_progress(self.steps, self.cfg.total_steps)
-            self.learned(self.algorithm.update(self.minibatches(due), self.noise(due)), due)
+            self.learned(self.algorithm.update(self.minibatches(due), self.noise(due)))
 
     def minibatches(self, count: int) -> Iterator[Any]:
         for _ in range(count):

@@ -305,6 +305,17 @@ def opened_trainer(cfg: RunConfig, run_dir: Path) -> Iterator[Trainer]:
         evaluation_envs.close()
 
 
+def held(trainer: Trainer) -> list[Transition]:
+    """What a replay memory holds, each seed's in storage order, fields `(n, …)`; [] in other loops."""
+    memory = getattr(trainer, "memory", None)
+    if memory is None:
+        return []
+    # bits counting up take every place in turn
+    counts = [min(int(n), memory.capacity) for n in memory.written]
+    batches = [memory.sample(torch.arange(n).expand(memory.num_seeds, n)) for n in counts]
+    return [Transition(*(field[s] for field in batch)) for s, batch in enumerate(batches)]
+
+
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
     """Where two nested states differ, bit for bit (NaN equals NaN)."""
     if isinstance(a, Mapping):

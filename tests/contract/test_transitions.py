@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from deeprl_cli.algorithm import Transition
 from deeprl_cli.config import load_config
 from deeprl_cli.registry import get_algorithm
 from deeprl_cli.rl.returns import gae
 from deeprl_cli.rl.targets import td_target
-from tests.contract.harness import ALGORITHMS, opened_trainer
+from tests.contract.harness import ALGORITHMS, held, opened_trainer
 
 BACKENDS = ["sync", "async", "native", "envpool"]
 NEXT_STEP = {"native", "envpool"}
@@ -77,12 +78,12 @@ def test_replay_memory_holds_true_transitions_only(backend, tmp_path):
         assert trainer.memory.written.tolist() == per_seed.tolist()
         assert (per_seed < 450).all() == (backend in NEXT_STEP)
         for seed in (0, 1):
-            rows = trainer.memory.rows[seed, : per_seed[seed]]
-            column = {name: column.read(rows) for name, column in trainer.memory.columns.items()}
-            assert_one_step_of_cartpole(column["obs"], column["next_obs"])
-            assert_true_ends(backend, column["next_obs"], column["terminated"], column["truncated"])
-            assert set(column["action"].tolist()) == {0, 1}
-            assert (column["reward"] == 1).all()
+            data = held(trainer)[seed]
+            assert len(data.reward) == per_seed[seed]
+            assert_one_step_of_cartpole(data.obs, data.next_obs)
+            assert_true_ends(backend, data.next_obs, data.terminated, data.truncated)
+            assert set(data.action.tolist()) == {0, 1}
+            assert (data.reward == 1).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -139,15 +140,12 @@ def test_targets_on_the_chain(loop, backend, tmp_path):
         if loop == "rollout":
             trainer.iterate()
             data = trainer.rollout.read("cpu")
-            reward, terminated, truncated = data.reward, data.terminated, data.truncated
-            states, next_states = data.obs.argmax(-1), data.next_obs.argmax(-1)
         else:
             for _ in range(6):
                 trainer.iterate()
-            rows = trainer.memory.rows[:, :12]
-            column = {name: c.read(rows).unflatten(1, (6, 2)) for name, c in trainer.memory.columns.items()}
-            reward, terminated, truncated = (column[name] for name in ("reward", "terminated", "truncated"))
-            states, next_states = column["obs"].argmax(-1), column["next_obs"].argmax(-1)
+            data = Transition(*(field.unflatten(0, (1, 6, 2)) for field in held(trainer)[0]))
+    reward, terminated, truncated = data.reward, data.terminated, data.truncated
+    states, next_states = data.obs.argmax(-1), data.next_obs.argmax(-1)
     assert states[0].tolist() == [[0, 0], [1, 0], [2, 0]] * 2
     assert next_states[0].tolist() == [[1, 0], [2, 0], [3, 0]] * 2
     y = td_target(reward, terminated, value[next_states], gamma)
