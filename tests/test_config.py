@@ -143,7 +143,7 @@ def test_tuned_values_can_be_refused(configs):
 
 
 def test_interpolations_are_resolved():
-    assert load_config(["algo=ppo", "algo.batch_size=${algo.rollout_length}"]).algo.batch_size == 256
+    assert load_config(["algo=ppo", "tuned=none", "algo.batch_size=${algo.rollout_length}"]).algo.batch_size == 256
 
 
 def test_counts_may_be_written_as_floats():

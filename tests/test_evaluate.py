@@ -55,7 +55,6 @@ def test_evaluations_differ_from_each_other(played):
     assert first.lengths.tolist() != second.lengths.tolist() != third.lengths.tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="episodes played while waiting for other seeds shift the next evaluation's")
 def test_a_seed_plays_the_same_episodes_beside_another(played):
     """Every evaluation of a seed, not the first alone, is what it is without the other seeds."""
     together = played(Walkers(1, 0), [0, 1], 10)

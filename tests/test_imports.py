@@ -17,8 +17,8 @@ CONFIG = {"cli", "config", "config_errors", "config_explain", "config_files", "c
 ALLOWED = {
     "algos": {"algorithm", "registry", "rl", "nets", "schema", "errors", "envs.spec"},
     "algorithm": {"registry", "rl", "nets", "schema", "errors", "envs.spec"},
-    "rl": {"nets", "schema", "errors"},
-    "nets": {"schema", "errors"},
+    "rl": {"nets", "schema", "errors", "seeding"},
+    "nets": {"schema", "errors", "seeding"},
     "data": {"algorithm", "rl", "nets", "envs", "schema", "errors"},
     "envs": {"schema", "errors"},
     "trainers": {

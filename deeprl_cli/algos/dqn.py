@@ -54,7 +54,7 @@ class DQN(Algorithm):
         super().__init__(config, network, spec, seeds)
         assert isinstance(spec.action_space, Discrete)
         self.num_actions = int(spec.action_space.n)
-        self.q = Stacked(lambda: self.make_network(self.num_actions), seeds)  # Q̂: S → ℝ^|A|
+        self.q = Stacked(lambda: self.make_network(self.num_actions), seeds, name="q")  # Q̂: S → ℝ^|A|
         self.q_target = self.q if config.target_update == "none" else self.q.target()
         self.optimiser = Optimiser(config, config.lr, [self.q.flat])
         self.td_loss = {"huber": huber, "mse": squared, "half_mse": half_squared}[config.loss]

@@ -77,7 +77,8 @@ class PPO(Algorithm):
         super().__init__(config, network, spec, seeds)
         head = PolicyHead(spec.action_space)
         self.head = head
-        self.model = Stacked(lambda: self.make_network.actor_critic(head.size, log_std=head.has_log_std), seeds)
+        make = self.make_network
+        self.model = Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), seeds, name="model")
         self.optimiser = Optimiser(config, config.lr, [self.model.flat])
         self.register_buffer("clip_eps", torch.full((len(seeds),), config.clip_eps))
         self.register_buffer("active", torch.ones(len(seeds), dtype=torch.bool))  # seeds that target_kl hasn't stopped

@@ -52,8 +52,8 @@ class SAC(Algorithm):
         self.action_shape = spec.action_space.shape or ()
         size = math.prod(self.action_shape)
 
-        self.actor = Stacked(lambda: self.make_network(2 * size), seeds)  # θ: μ and log σ
-        self.critic = Stacked(lambda: self.make_network(1, extra=size), seeds, copies=2)  # w₁, w₂
+        self.actor = Stacked(lambda: self.make_network(2 * size), seeds, name="actor")  # θ: μ and log σ
+        self.critic = Stacked(lambda: self.make_network(1, extra=size), seeds, 2, name="critic")  # w₁, w₂
         self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
         start = c.alpha_init if c.alpha == "auto" else max(c.alpha, 1e-30)
         self.log_alpha = nn.Parameter(torch.full((len(seeds),), math.log(start)))

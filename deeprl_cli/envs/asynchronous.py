@@ -111,6 +111,7 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
             raise RuntimeError(f"{env_id}: an environment's process died while it was being built") from error
 
     def reset(self) -> Array:
+        self._start_over()
         seeds: list[int | None] = [self._begin(index) for index in range(self.num_envs)]
         self.obs = self._reset_masked(seeds, None).copy()
         return self.obs

@@ -66,6 +66,9 @@ class ActionHistory:
         self.starts = np.array([longest - len(history) for history in actions], np.int64)
 
 
+EPISODES_A_RESET = 1 << 20  # episode numbers set aside between two resets of all environments
+
+
 class ReplayedVectorEnv(VectorEnv):
     """A back-end whose episodes are each reset with a seed of their own, and can therefore be replayed."""
 
@@ -87,6 +90,11 @@ class ReplayedVectorEnv(VectorEnv):
     def _seed(self, index: int) -> int:
         seed, env_index = self.seeds[index // self.envs_per_seed], index % self.envs_per_seed
         return episode_seed(seed, env_index, self._episodes[index], training=self.training)
+
+    def _start_over(self) -> None:
+        """Before a reset of all: number its episodes by how often that was done, whatever was played in between."""
+        resets = (max(self._episodes) // EPISODES_A_RESET) + 1
+        self._episodes = [resets * EPISODES_A_RESET - 1] * self.num_envs
 
     def _begin(self, index: int) -> int:
         """Count a new episode of one environment from here on; its seed."""

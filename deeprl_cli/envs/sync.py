@@ -54,6 +54,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
 
     def reset(self) -> Array:
         obs = np.empty(self._obs_shape, self._observations.dtype)
+        self._start_over()
         for index in range(self.num_envs):
             self._reset_into(obs, index, check=True)
         self._set_deadline()

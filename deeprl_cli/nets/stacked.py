@@ -14,23 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from deeprl_cli.seeding import mix
+
 ALIGNMENT = 16  # floats: every parameter starts on a 64-byte boundary of the flat storage, as matrix kernels like it
 
 
 class Stacked(nn.Module):
     """S seeds (times `copies`) of the module that `make` builds, in one flat parameter of shape `(S, *copies, P)`.
 
-    `make` is called once per seed and copy, under a random generator forked from that seed alone: a seed's initial
-    weights don't depend on which seeds stand beside it. The flat storage makes an optimiser's step, a gradient clip
-    or a Polyak update a handful of operations; `tensors(seed)` gives the parameters back under their real names.
+    `make` is called once per seed and copy, under a random generator of that seed, `name` and copy alone: a seed's
+    initial weights don't depend on which seeds stand beside it. The flat storage makes an optimiser's step, a gradient
+    clip or a Polyak update a handful of operations; `tensors(seed)` gives the parameters under their real names.
 
     `forward(*inputs)` takes inputs `(S, B, …)` and returns `(S, B, …)`, or `(S, C, B, …)` with copies (the inputs are
     shared by the copies).
     """
 
-    def __init__(self, make: Callable[[], nn.Module], seeds: Sequence[int], copies: int | None = None) -> None:
+    def __init__(
+        self, make: Callable[[], nn.Module], seeds: Sequence[int], copies: int | None = None, *, name: str = ""
+    ) -> None:
         super().__init__()
-        members = [seeded(make, seed, copy) for seed in seeds for copy in range(copies or 1)]
+        members = [seeded(make, mix(seed, f"init/{name}/{copy}")) for seed in seeds for copy in range(copies or 1)]
         self.num_seeds, self.copies = len(seeds), copies
         self._template = [members[0]]  # in a list: its parameters are not this module's own
         self.shapes = {name: parameter.shape for name, parameter in members[0].named_parameters()}
@@ -114,8 +118,8 @@ class Stacked(nn.Module):
         return twin
 
 
-def seeded(make: Callable[[], nn.Module], seed: int, copy: int) -> nn.Module:
-    """`make()` under a generator forked from (seed, copy), leaving torch's global generator as it was."""
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """`make()` under a generator of this seed, leaving torch's global generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((seed << 8) + copy)
+        torch.manual_seed(seed)
         return make()

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from deeprl_cli.seeding import mix
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -109,11 +111,3 @@ class NoiseStream:
         if state["position"] < self.block:
             self._refill()
             self._position = state["position"]
-
-
-def mix(seed: int, purpose: str) -> int:
-    """A 63-bit generator seed from a run's seed and a word (FNV-1a: stable across machines and Python versions)."""
-    value = 0xCBF29CE484222325
-    for byte in f"{seed}/{purpose}".encode():
-        value = ((value ^ byte) * 0x100000001B3) % 2**64
-    return value >> 1

@@ -26,7 +26,10 @@ class RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor) -> None:
-        """Take in `x` `(S, n, *shape)`, leaving out where `weight` `(S, n)` is 0."""
+        """Take in `x` `(S, n, *shape)`, leaving out where `weight` `(S, n)` is 0 or anything isn't finite."""
+        finite = x.isfinite().flatten(2).all(-1) if x.ndim > 2 else x.isfinite()
+        weight = weight * finite  # one bad number would stay in the statistics for good
+        x = x.nan_to_num(0.0, 0.0, 0.0)
         trailing = (slice(None), slice(None)) + (None,) * (x.ndim - 2)
         w = weight[trailing]
         n = weight.sum(1)
@@ -62,6 +65,7 @@ class RewardScaler(nn.Module):
     @torch.no_grad()
     def update(self, reward: Tensor, ended: Tensor, weight: Tensor) -> None:
         """Take in `(S, T, B)` of consecutive steps; a dummy step (weight 0) only clears."""
+        reward = reward.nan_to_num(0.0, 0.0, 0.0)
         carry = self.gamma * (1.0 - ended)
         x = torch.cat(((reward[:, :1] + self.returns.unsqueeze(1)), reward[:, 1:]), 1)
         previous_carry = torch.cat((torch.zeros_like(carry[:, :1]), carry[:, :-1]), 1)

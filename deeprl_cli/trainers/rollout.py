@@ -23,11 +23,12 @@ class RolloutTrainer(Trainer):
             step = self.env_step(actions)
             self.rollout.put(t, obs, actions, step)
             self.obs = step.obs
+        # schedules stand where the rollout began: the last update still moves
+        self.algorithm.set_progress(self.steps, self.cfg.total_steps)
         self.steps += self.length * self.num_envs
 
         data = self.rollout.read(self.device)
         self.policy.observe_rewards(data.reward, data.terminated, data.truncated, data.weight)
-        self.algorithm.set_progress(self.steps, self.cfg.total_steps)
         self.learned(self.algorithm.update(self.policy.normalise(data), self.update_noise.next()))
         # after the update: the actions were drawn under the statistics that the update saw, too
         self.policy.observe(data.obs.flatten(1, 2), data.weight.flatten(1, 2))

@@ -132,3 +132,13 @@ def test_target_kl_stops_a_seed_before_the_step_that_would_exceed_it():
     assert 0 < min(steps) < 12
     for seed, count in enumerate(steps):
         torch.testing.assert_close(held.algorithm.model.flat[seed], after[count][seed])
+
+
+def test_a_stopped_seed_learns_again_from_the_next_rollout():
+    """target_kl holds for one rollout: with none able to go on after its first step, each still takes one a rollout."""
+    learner = Learner(make_algorithm("ppo", options=["algo.epochs=3", "algo.target_kl=1e-12"]))
+    for rollout in (1, 2, 3):
+        before = learner.algorithm.model.flat.detach().clone()
+        learner.learn()
+        assert learner.algorithm.optimiser.steps.tolist() == [rollout] * 3
+        assert (learner.algorithm.model.flat != before).any(1).all()

@@ -8,6 +8,7 @@ from torch import nn
 
 from deeprl_cli.nets.modules import NatureCNN, Network, OneHot
 from deeprl_cli.nets.stacked import ALIGNMENT, Stacked, seeded
+from deeprl_cli.seeding import mix
 
 SEEDS = [4, 0, 9]
 
@@ -51,7 +52,7 @@ def test_equals_single_modules(case):
     stack = Stacked(make, SEEDS)
     output = stack(x)
     for s, seed in enumerate(SEEDS):
-        torch.testing.assert_close(output[s], seeded(make, seed, 0)(x[s]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output[s], seeded(make, mix(seed, "init//0"))(x[s]), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output[s], Stacked(make, [seed])(x[s : s + 1])[0], rtol=1e-4, atol=1e-5)
 
 
@@ -63,7 +64,7 @@ def test_copies_equal_single_modules(case):
     assert output.shape == (3, 2, *Stacked(make, SEEDS)(x).shape[1:])
     for s, seed in enumerate(SEEDS):
         for c in range(2):
-            torch.testing.assert_close(output[s, c], seeded(make, seed, c)(x[s]), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(output[s, c], seeded(make, mix(seed, f"init//{c}"))(x[s]), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output[s], Stacked(make, [seed], copies=2)(x[s : s + 1])[0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(output[:, 0], output[:, 1])
 
@@ -81,7 +82,7 @@ def test_gradients_equal_single_modules(case, copies):
     index = 0
     for s, seed in enumerate(SEEDS):
         for c in range(copies or 1):
-            member = seeded(make, seed, c)
+            member = seeded(make, mix(seed, f"init//{c}"))
             expected = torch.autograd.grad(member(x[s]).square().sum(), list(member.parameters()))
             start = 0
             for g in expected:
@@ -100,7 +101,7 @@ def test_several_inputs():
     output = stack(obs, action)
     assert output.shape == (3, 2, 8, 1)
     for s, seed in enumerate(SEEDS):
-        single = seeded(lambda: Network(OneHot([5]), 2, [6], 1, "relu"), seed, 1)
+        single = seeded(lambda: Network(OneHot([5]), 2, [6], 1, "relu"), mix(seed, "init//1"))
         torch.testing.assert_close(output[s, 1], single(obs[s], action[s]))
 
 
@@ -108,7 +109,7 @@ def test_parameters_keep_their_names():
     """`tensors(s)` are the single module's parameters under the names it gives them, a view of the flat storage."""
     stack = Stacked(mlp, SEEDS)
     for s, seed in enumerate(SEEDS):
-        expected = dict(seeded(mlp, seed, 0).named_parameters())
+        expected = dict(seeded(mlp, mix(seed, "init//0")).named_parameters())
         ours = dict(stack.tensors(s))
         assert list(ours) == list(expected)
         for name, value in expected.items():
