@@ -57,6 +57,7 @@ class Algorithm(nn.Module):
     loop: ClassVar[Literal["rollout", "replay"]]
     action_spaces: ClassVar[tuple[type[gym.Space], ...]]  # type: ignore[type-arg]
     networks: ClassVar[tuple[str, ...]] = ("linear", "mlp", "cnn")
+    # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")
     reference: ClassVar[str]
     Config: ClassVar[type[AlgoConfig]]

@@ -70,9 +70,9 @@ class DQN(Algorithm):
         if self.config.target_update == "hard":
             self.copy_if_due(steps)
 
-    @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        q = self.q(obs)
+        with torch.no_grad():
+            q = self.q(obs)
         return q.argmax(-1) if noise is None else epsilon_greedy(q, self.epsilon, noise)
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:

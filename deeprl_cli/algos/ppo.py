@@ -100,9 +100,9 @@ class PPO(Algorithm):
         """V̂(s), `(S, B)`"""
         return self.model(obs, params=params, part="value")
 
-    @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        pi = self.policy(obs)
+        with torch.no_grad():
+            pi = self.policy(obs)
         return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
@@ -120,21 +120,21 @@ class PPO(Algorithm):
                 break
         return {**metrics, **average(steps, counts)}
 
-    @torch.no_grad()
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:
         """Procedure "Gather experience": old log-probabilities, Â and R̂ = Â + V̂, once, before any update."""
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
-        log_p = self.policy(obs).log_prob(action)  # p = π'(s, a), 'old' probabilities          (line 5)
-        value = self.value(obs).unflatten(1, rollout.reward.shape[1:])
-        next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, rollout.reward.shape[1:])
+        steps = rollout.reward.shape[1:]
+        with torch.no_grad():
+            log_p = self.policy(obs).log_prob(action)  # p = π'(s, a), 'old' probabilities      (line 5)
+            value = self.value(obs).unflatten(1, steps)
+            next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
         ended = torch.maximum(rollout.terminated, rollout.truncated)
         advantage = gae(
             rollout.reward, value, next_value, rollout.terminated, ended, self.config.gamma, self.config.gae_lambda
         )
-        returns = advantage + value  # (lines 9–10)
-        value, returns = value.flatten(1), returns.flatten(1)
+        returns = (advantage + value).flatten(1)  # (lines 9–10)
         samples = Samples(obs, action, log_p, returns, advantage.flatten(1), weight)
-        return samples, {"value/explained_variance": explained_variance(value, returns, weight)}
+        return samples, {"value/explained_variance": explained_variance(value.flatten(1), returns, weight)}
 
     def step(self, samples: Samples, minibatch: Tensor) -> Metrics:
         """One minibatch B of M, given by its indices `(S, M)`: lines 6–8."""

@@ -82,9 +82,9 @@ class SAC(Algorithm):
         """Q_{w_j}(s, a) for j = 1, 2: `(S, 2, B)`."""
         return critic(obs, action, params=params).squeeze(-1)
 
-    @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        pi = self.policy(obs)
+        with torch.no_grad():
+            pi = self.policy(obs)
         action = pi.mode() if noise is None else pi.sample(noise)
         return torch.unflatten(action, -1, self.action_shape)
 
