@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MethodType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import gymnasium as gym
 import torch
@@ -21,6 +21,7 @@ from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.schema import AlgoConfig, NetworkConfig
 
+Fields = TypeVar("Fields", bound=tuple[Tensor, ...])
 Metrics = dict[str, Tensor]  # name -> (S,), detached
 
 
@@ -152,6 +153,13 @@ def average(metrics: Iterable[Metrics], counts: Sequence[Tensor] = ()) -> Metric
         return {name: values.mean(0) for name, values in stacked.items()}
     counted = torch.stack(list(counts))
     return {name: torch.where(counted, values, 0.0).sum(0) / counted.sum(0) for name, values in stacked.items()}
+
+
+def take(samples: Fields, index: Tensor) -> Fields:
+    """The samples at `index` `(S, M)`, each seed its own, of a tuple of tensors `(S, N, …)`."""
+    seeds = torch.arange(index.shape[0], device=index.device).unsqueeze(-1)
+    picked: Fields = type(samples)(*(field[seeds, index] for field in samples))
+    return picked
 
 
 def _names(spaces: Iterable[type]) -> str:

@@ -13,21 +13,15 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.noise import permutation
+from deeprl_cli.rl.objectives import clip_objective
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import explained_variance, gae, mean, normalise
-from deeprl_cli.schema import (
-    NetworkConfig,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    RolloutConfig,
-    UnitInterval,
-)
+from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt, RolloutConfig, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -165,15 +159,3 @@ class PPO(Algorithm):
             "policy/clip_fraction": clipped,
             "optim/grad_norm": norm,
         }
-
-
-def clip_objective(ratio: Tensor, advantage: Tensor, eps: Tensor) -> Tensor:
-    """min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â), ρ = π'(s, a)/π(s, a) (deck, "PPO Clipping"); to be maximised."""
-    clipped = torch.minimum(torch.maximum(ratio, 1 - eps), 1 + eps)
-    return torch.minimum(ratio * advantage, clipped * advantage)
-
-
-def take(samples: Samples, index: Tensor) -> Samples:
-    """The samples at `index` `(S, M)`, each seed its own."""
-    seeds = torch.arange(index.shape[0], device=index.device).unsqueeze(-1)
-    return Samples(*(field[seeds, index] for field in samples))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deeprl_cli.algos.ppo import clip_objective, take
+from deeprl_cli.algorithm import take
+from deeprl_cli.rl.objectives import clip_objective
 from deeprl_cli.rl.returns import gae
 from tests.contract.harness import Learner, make_algorithm
 
