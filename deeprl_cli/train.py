@@ -103,7 +103,7 @@ def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:
     """Rough arithmetic of the run: a training pass costs about six operations per parameter use and sample."""
     batch, gradient_steps = cfg.algo.gradient_work(cfg.total_steps)
     multiplications = sum(stack.multiplications() for stack in policy.algorithm.stacks().values())
-    return hw.Workload(6.0 * multiplications * batch * cfg.seeds, gradient_steps)
+    return hw.Workload(6.0 * multiplications * batch * cfg.seeds, gradient_steps, cfg.seeds)
 
 
 def summarise(
