@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,20 @@ def eval_envs(env: EnvConfig, seeds: list[int], episodes: int) -> VectorEnv:
     return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False)
 
 
-def evaluate(policy: Policy, envs: VectorEnv, episodes: int, noise: NoiseStream | None = None) -> Evaluation:
+class EvaluationStopped(Exception):  # noqa: N818 - nothing went wrong
+    """An evaluation ended early, because it was asked to."""
+
+
+def evaluate(
+    policy: Policy,
+    envs: VectorEnv,
+    episodes: int,
+    noise: NoiseStream | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Evaluation:
     """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic.
+
+    Raises EvaluationStopped as soon as `stopping()` is true.
 
     Environment e of a seed plays its share of the episodes, the first ones it finishes: taking whichever end first
     would favour short ones.
@@ -68,6 +81,8 @@ def evaluate(policy: Policy, envs: VectorEnv, episodes: int, noise: NoiseStream 
     missing = sum(share)
     obs = envs.reset()
     while missing:
+        if stopping():
+            raise EvaluationStopped
         step = envs.step(policy.act(obs, None if noise is None else noise.next()["act"], eager=True))
         obs = step.obs
         if step.episode_end.any():

@@ -49,7 +49,7 @@ def _claim(run: Path) -> Path:
     if run.exists() and not run.is_dir():
         raise UserError(f"run_dir={run}: is a file: give a folder")
     if run.is_dir() and any(run.iterdir()):
-        raise UserError(f"run_dir={run}: the folder is not empty: give another, or continue it: deeprl resume {run}")
+        raise UserError(f"run_dir={run}: the folder is not empty: give another")
     run.mkdir(parents=True, exist_ok=True)
     return run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,13 +15,14 @@ from deeprl_cli import hardware as hw
 from deeprl_cli.data.memory import check_memory
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.envs.spec import EnvSpec
-from deeprl_cli.evaluate import FRESH, Evaluation, best_path, eval_envs, evaluate, load_best
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.evaluate import FRESH, Evaluation, EvaluationStopped, best_path, eval_envs, evaluate, load_best
 from deeprl_cli.logger import RunLogger
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.progress import Progress
 from deeprl_cli.registry import get_algorithm
 from deeprl_cli.run_folder import create_run_folder, write_summary
-from deeprl_cli.schema import RunConfig
+from deeprl_cli.schema import ReplayConfig, RunConfig
 from deeprl_cli.trainers.base import Services, Trainer
 from deeprl_cli.trainers.replay import ReplayTrainer
 from deeprl_cli.trainers.rollout import RolloutTrainer
@@ -36,6 +37,11 @@ def preflight(cfg: RunConfig) -> EnvSpec:
     spec = env_spec(cfg.env)
     get_algorithm(cfg.algo.name).check(cfg.algo, cfg.network, spec)
     check_memory(cfg, spec)
+    if isinstance(cfg.algo, ReplayConfig) and cfg.algo.learning_starts >= cfg.total_steps:
+        raise ConfigError(
+            f"algo.learning_starts={cfg.algo.learning_starts} leaves nothing of total_steps={cfg.total_steps} to learn "
+            f"in: give a larger total_steps, or fewer random steps first"
+        )
     return spec
 
 
@@ -67,19 +73,19 @@ def train(cfg: RunConfig) -> Path:
         compiler = hw.GraphCompiler(trainer.compiling) if hardware.compile else None
         if compiler is not None:
             policy.algorithm.compile_graphs(compiler)
-        status = "failed"
+        status, final = "failed", None
         try:
             trainer.run()
-            status = "interrupted" if signals.requested() and trainer.steps < cfg.total_steps else "finished"
-            final = best = trainer.last_evaluation
-            if status == "finished":
-                progress.status("final evaluation")
-                final, best = final_evaluation(cfg, policy, run_dir)
-                progress.status("")
+            progress.status("final evaluation")
+            final = final_evaluation(cfg, policy, run_dir, signals.requested)
+            progress.status("")
+            status = "finished"
+        except (EvaluationStopped, KeyboardInterrupt) as stop:
+            status = "interrupted"
+            if isinstance(stop, KeyboardInterrupt):
+                raise
         finally:
-            if status == "failed":
-                final = best = None
-            summary = summarise(cfg, trainer, began, compiler.seconds if compiler else 0.0, final, best, status)
+            summary = summarise(cfg, trainer, began, compiler.seconds if compiler else 0.0, final, status)
             write_summary(run_dir, summary)
     print(_farewell(run_dir, summary))
     if signals.received is not None:
@@ -87,16 +93,21 @@ def train(cfg: RunConfig) -> Path:
     return run_dir
 
 
-def final_evaluation(cfg: RunConfig, policy: Policy, run_dir: Path) -> tuple[Evaluation, Evaluation]:
-    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it."""
+def final_evaluation(
+    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+) -> tuple[Evaluation, Evaluation]:
+    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
+
+    Raises EvaluationStopped when `stopping()`.
+    """
     with ExitStack() as stack:
         envs = eval_envs(cfg.env, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
         stack.callback(envs.close)
-        last = evaluate(policy, envs, cfg.eval.final_episodes)
+        last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
         if not all(best_path(run_dir, seed).exists() for seed in cfg.seed_list):
             return last, last  # eval.every=0: the last policy is all there is
         load_best(policy, run_dir, cfg.seed_list)
-        return last, evaluate(policy, envs, cfg.eval.final_episodes)
+        return last, evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
 
 
 def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:
@@ -111,12 +122,13 @@ def summarise(
     trainer: Trainer,
     began: float,
     compile_seconds: float,
-    final: Evaluation | None,
-    best: Evaluation | None,
+    final: tuple[Evaluation, Evaluation] | None,
     status: str,
 ) -> dict[str, Any]:
-    """The content of summary.json; `eval` is null where no evaluation was made."""
+    """The content of summary.json. Without a final evaluation (last, best), `eval` tells of those during training;
+    null where there was none."""
     first_step = trainer.first_step_at
+    last = final[0] if final else trainer.last_evaluation
     return {
         "algo": cfg.algo.name,
         "env": cfg.env.id,
@@ -127,12 +139,12 @@ def summarise(
         "compile_seconds": round(compile_seconds, 3),
         "steps_per_second": round(trainer.steps_per_second, 1),
         "eval": None
-        if final is None or best is None
+        if last is None
         else {
-            "episodes": int(final.returns.shape[1]),
-            "return_mean": final.return_mean,
-            "return_std": final.return_std,
-            "best_return_mean": best.return_mean,
+            "episodes": int(last.returns.shape[1]),
+            "return_mean": last.return_mean,
+            "return_std": last.return_std,
+            "best_return_mean": final[1].return_mean if final else list(trainer.best),
         },
         "status": status,
     }

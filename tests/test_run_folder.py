@@ -102,7 +102,7 @@ def test_run_dir_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_run_dir_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create_run_folder(config(run_dir="a"), {})
-    assert "deeprl resume a" in refusal(create_run_folder, config(run_dir="a"), {})
+    assert "not empty: give another" in refusal(create_run_folder, config(run_dir="a"), {})
     (tmp_path / "file").write_text("")
     assert "is a file" in refusal(create_run_folder, config(run_dir="file"), {})
     assert "can't create" in refusal(create_run_folder, config(run_dir="file/below"), {})

@@ -17,9 +17,10 @@ import pytest
 
 from deeprl_cli.checkpoint import load_checkpoint, load_weights
 from deeprl_cli.config import load_config
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluate import evaluate_run
 from deeprl_cli.run_folder import read_config, read_summary
-from deeprl_cli.train import train
+from deeprl_cli.train import preflight, train
 
 QUICK = ["hardware.compile=false", "hardware.threads=1", "eval.episodes=2", "eval.final_episodes=3"]
 JOBS = {
@@ -126,6 +127,28 @@ def test_a_signal_ends_a_run_cleanly(number: signal.Signals, code: int, tmp_path
     summary = read_summary(folder)
     assert summary["status"] == "interrupted"
     assert load_checkpoint(folder / "checkpoints" / "last").state["steps"] == summary["total_steps"] > 0
+
+
+def test_a_signal_in_the_final_evaluation_ends_it(tmp_path: Path) -> None:
+    """An evaluation is not something to wait for: the run ends at once, its last checkpoint is already written."""
+    folder = tmp_path / "run"
+    process = start(folder, "total_steps=256", "eval.every=128", "eval.final_episodes=1000000")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (folder / "checkpoints" / "last" / "manifest.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    summary = read_summary(folder)
+    assert summary["status"] == "interrupted"
+    assert summary["eval"]["episodes"] == 2  # the last one made during training
+
+
+def test_nothing_to_learn_in_is_refused() -> None:
+    with pytest.raises(ConfigError, match="learning_starts=5000 leaves nothing"):
+        preflight(load_config(["algo=dqn", "total_steps=500", "algo.learning_starts=5000"]))
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -44,10 +46,13 @@ def resolve(env_id: str) -> Registered:
     register_own_envs()
     module, colon, name = env_id.rpartition(":")
     if colon:
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)  # as `python` itself would: a module beside the user is found
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_first_line(error)})") from error
+        except Exception as error:  # a module may fail with anything while it is imported
+            said = f"{type(error).__name__}: {_first_line(error)}"
+            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({said})") from error
     if name in registry:
         return registry[name]
     for pattern, package, extra in _PROVIDERS:

@@ -19,7 +19,7 @@ from deeprl_cli.algorithm import Algorithm, Metrics, average
 from deeprl_cli.checkpoint import save_checkpoint, save_weights
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.evaluate import Evaluation, evaluate
+from deeprl_cli.evaluate import Evaluation, EvaluationStopped, evaluate
 from deeprl_cli.hardware import Hardware
 from deeprl_cli.logger import RunLogger
 from deeprl_cli.policy import Policy
@@ -171,8 +171,11 @@ class Trainer(ABC):
     def evaluate(self) -> None:
         """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
         self._clock.stop()
+        try:
+            result = evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
+        except EvaluationStopped:
+            return  # the run is about to end; half an evaluation is none
         self._next_eval = _next_multiple(self.steps, self.cfg.eval.every)
-        result = evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes)
         self.last_evaluation = result
         means = result.return_mean
         self.to.logger.log(
