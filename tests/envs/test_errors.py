@@ -27,7 +27,7 @@ from tests.envs.conftest import config
         ("qqqqqqqqqqqq-v0", "unknown environment 'qqqqqqqqqqqq-v0'"),
         (
             "no_such_module:X-v0",
-            "env.id=no_such_module:X-v0: can't import 'no_such_module' (ModuleNotFoundError: No module named",
+            "can't import 'no_such_module' (ModuleNotFoundError: No module named",
         ),
     ],
 )
