@@ -135,9 +135,6 @@ def train_verb(arguments: Sequence[str]) -> int:
 def _train_one(overrides: Sequence[str]) -> int:
     from deeprl_cli import config
 
-    # Threads that wait must sleep, not spin: two that spin beside any other program slow training down fourfold.
-    # OpenMP reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_config = config.load_config(overrides)
 
     from deeprl_cli.train import train
