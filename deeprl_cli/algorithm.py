@@ -56,7 +56,7 @@ class Algorithm(nn.Module):
     """
 
     loop: ClassVar[Literal["rollout", "replay"]]
-    action_spaces: ClassVar[tuple[type[gym.Space], ...]]  # type: ignore[type-arg]
+    action_spaces: ClassVar[tuple[type[gym.Space[Any]], ...]]
     networks: ClassVar[tuple[str, ...]] = ("linear", "mlp", "cnn")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")

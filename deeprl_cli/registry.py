@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeprl_cli import algos
 from deeprl_cli.errors import ConfigError, did_you_mean
@@ -20,7 +20,7 @@ def algorithm_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(algos.__path__))
 
 
-def algorithms_for(action_space: gym.Space) -> list[str]:  # type: ignore[type-arg]
+def algorithms_for(action_space: gym.Space[Any]) -> list[str]:
     """Names of the algorithms that take this action space."""
     return [name for name in algorithm_names() if isinstance(action_space, get_algorithm(name).action_spaces)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 from torch import nn
@@ -21,7 +22,7 @@ class NetworkFactory:
     ConfigError when the named network can't read the observation.
     """
 
-    def __init__(self, space: gym.Space, config: NetworkConfig, hidden: Sequence[int], activation: str) -> None:  # type: ignore[type-arg]
+    def __init__(self, space: gym.Space[Any], config: NetworkConfig, hidden: Sequence[int], activation: str) -> None:
         self.space, self.name = space, resolve_name(space, config.name)
         self.hidden = [] if self.name == "linear" else list(config.hidden if config.hidden is not None else hidden)
         if self.name == "cnn" and config.hidden is None:
@@ -49,7 +50,7 @@ class NetworkFactory:
         return Flatten(self.space.shape, 1 / 255 if self.space.dtype == "uint8" else 1.0)
 
 
-def is_image(space: gym.Space) -> bool:  # type: ignore[type-arg]
+def is_image(space: gym.Space[Any]) -> bool:
     """A Box of three axes of bytes."""
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 3 and space.dtype == "uint8"
 
@@ -59,7 +60,7 @@ def channels_last(shape: Sequence[int]) -> bool:
     return shape[2] <= shape[0]
 
 
-def resolve_name(space: gym.Space, name: str) -> str:  # type: ignore[type-arg]
+def resolve_name(space: gym.Space[Any], name: str) -> str:
     """The network for this space: `auto` picks cnn for images, mlp otherwise. Raises ConfigError where it can't fit."""
     image = is_image(space)
     if name == "auto":

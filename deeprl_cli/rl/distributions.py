@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import torch
@@ -137,7 +137,7 @@ class PolicyHead:
     Box: Gaussian with `log_std` of its own (`has_log_std`). Raises ValueError for other spaces.
     """
 
-    def __init__(self, space: gym.Space) -> None:  # type: ignore[type-arg]
+    def __init__(self, space: gym.Space[Any]) -> None:
         self.has_log_std = False
         self.make: Callable[[Tensor], Distribution]
         if isinstance(space, gym.spaces.Discrete):
