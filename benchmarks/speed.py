@@ -44,7 +44,7 @@ class Job:
 PPO = (
     *("algo=ppo", "env=CartPole-v1", "algo.hidden=[64,64]", "algo.activation=tanh", "algo.lr=3e-4", "algo.gamma=0.99"),
     *("algo.gae_lambda=0.95", "algo.clip_eps=0.2", "algo.clip_norm=0.5", "algo.vf_coef=0.5", "algo.ent_coef=0"),
-    *("algo.lr_schedule=constant", "algo.normalize_advantage=true", "algo.target_kl=null"),
+    *("algo.lr_schedule=constant", "algo.normalize_advantage=true", "algo.kl.mode=none"),
 )
 PPO_SHORT = (*PPO, "algo.num_envs=8", "algo.rollout_length=32", "algo.batch_size=256", "algo.epochs=20")
 PPO_DEFAULT = (*PPO, "algo.num_envs=1", "algo.rollout_length=2048", "algo.batch_size=64", "algo.epochs=10")

@@ -23,6 +23,7 @@ from deeprl_cli.schema import AlgoConfig, NetworkConfig
 
 Fields = TypeVar("Fields", bound=tuple[Tensor, ...])
 Metrics = dict[str, Tensor]  # name -> (S,), detached
+Loop = Literal["rollout", "episodes", "replay", "demonstrations"]
 
 
 class Transition(NamedTuple):
@@ -55,9 +56,10 @@ class Algorithm(nn.Module):
     numbers or leaves tensors. Everything that moves is a parameter or a buffer, so `state_dict()` is all of it.
     """
 
-    loop: ClassVar[Literal["rollout", "replay"]]
+    loop: ClassVar[Loop]
     action_spaces: ClassVar[tuple[type[gym.Space[Any]], ...]]
-    networks: ClassVar[tuple[str, ...]] = ("linear", "mlp", "cnn")
+    bounded_actions: ClassVar[bool] = False  # a policy squashed into [−1, 1] needs Box actions with finite bounds
+    networks: ClassVar[tuple[str, ...]] = ("tabular", "linear", "mlp", "cnn", "transformer")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")
     reference: ClassVar[str]
@@ -72,6 +74,11 @@ class Algorithm(nn.Module):
         self.eager: dict[str, Callable[..., Any]] = {}
 
     @classmethod
+    def loop_for(cls, config: AlgoConfig) -> Loop:
+        """The loop of this configuration, where an option chooses another than the class's own."""
+        return cls.loop
+
+    @classmethod
     def check(cls, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec) -> None:
         """Raise ConfigError for an action space, an observation or a network that this algorithm can't take."""
         if not isinstance(spec.action_space, cls.action_spaces):
@@ -82,9 +89,25 @@ class Algorithm(nn.Module):
                 f"algo={config.name} takes {_names(cls.action_spaces)} actions, but {spec.id} has {kind} actions: "
                 f"use algo={' or algo='.join(algorithms_for(spec.action_space)) or '(none takes them)'}"
             )
-        name = NetworkFactory(spec.observation_space, network, config.hidden, config.activation).name
-        if name not in cls.networks:
-            raise ConfigError(f"algo={config.name} can't use network={name}: use {' or '.join(cls.networks)}")
+        if cls.bounded_actions and isinstance(spec.action_space, gym.spaces.Box) and not spec.action_space.is_bounded():
+            raise ConfigError(
+                f"algo={config.name} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
+            )
+        factory = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
+        if factory.name not in cls.networks:
+            raise ConfigError(f"algo={config.name} can't use network={factory.name}: use {' or '.join(cls.networks)}")
+        if cls.loop == "replay" and factory.share:
+            raise ConfigError(
+                f"network.share=true joins a policy and its state value V, and algo={config.name} has no V: use "
+                "network.share=false"
+            )
+        if cls.loop == "replay" and isinstance(spec.action_space, gym.spaces.Box):
+            factory.check_extra()  # a critic Q(s, a) reads them beside the observation
+        if config.normalize_obs and factory.bounded:
+            raise ConfigError(
+                "algo.normalize_obs=true moves observations out of the bounds that network.features="
+                f"{factory.features} divides: use algo.normalize_obs=false"
+            )
 
     # --- the three things an algorithm does -------------------------------------------------------------------
 
@@ -99,7 +122,10 @@ class Algorithm(nn.Module):
         """Learn from `data`: the deck's loop around `step`.
 
         `rollout` loop: data is a Transition `(S, T, B, …)` and noise one draw of `noise_spec().step`.
+        `episodes` loop: the same, time padded behind each episode's end with transitions of weight 0; a seed of which
+        all weights are 0 has had its share of the run and must not move.
         `replay` loop: data iterates over minibatches, Transition `(S, batch, …)`, and noise over draws for them.
+        `demonstrations` loop: the same, of observations and the actions demonstrated; the rest of a Transition is 0.
         """
         raise NotImplementedError
 
@@ -112,10 +138,14 @@ class Algorithm(nn.Module):
     def optimisers(self) -> list[Optimiser]:
         return [child for child in self.children() if isinstance(child, Optimiser)]
 
-    def set_progress(self, steps: int, horizon: int) -> None:
-        """Move schedules: `steps` environment steps of one seed done of `horizon`."""
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
+        """Move schedules: `steps` environment steps, of every seed or `(S,)`, done of `horizon`."""
+        progress = done(steps, horizon)
         for optimiser in self.optimisers():
-            optimiser.set_progress(min(steps / horizon, 1.0))
+            optimiser.set_progress(progress)
+
+    def episodes_ended(self, ended: Tensor) -> None:
+        """Told after a step in which episodes ended, `(S, B)`, before the next `act`; for noise with a memory."""
 
     def weights(self, seed_index: int) -> dict[str, Tensor]:
         """One seed's network weights under their real names, without the seed axis."""
@@ -131,6 +161,12 @@ class Algorithm(nn.Module):
             prefix = f"{name}."
             stack.load(seed_index, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
 
+    def weights_loaded(self) -> None:
+        """Told after weights came from elsewhere (`init_from`): targets and references are copies of what they copy."""
+        for stack in self.stacks().values():
+            for original in stack.copy_of:
+                stack.flat.data.copy_(original.flat)
+
     def compile_graphs(self, compiler: Callable[[str, MethodType], Callable[..., Any]]) -> None:
         """Replace each of `graphs` by `compiler(name, method)`; `self.eager[name]` keeps the plain method."""
         for name in self.graphs:
@@ -141,6 +177,11 @@ class Algorithm(nn.Module):
         """`act`, never compiled: evaluation's batch sizes would each cost a compilation."""
         action: Tensor = self.eager.get("act", self.act)(obs, noise)
         return action
+
+
+def done(steps: int | Tensor, horizon: int) -> float | Tensor:
+    """The share of the run, in [0, 1], of every seed or `(S,)`."""
+    return min(steps / horizon, 1.0) if isinstance(steps, int) else (steps / horizon).clamp_max(1.0)
 
 
 def average(metrics: Iterable[Metrics], counts: Sequence[Tensor] = ()) -> Metrics:
@@ -159,6 +200,12 @@ def take(samples: Fields, index: Tensor) -> Fields:
     """The samples at `index` `(S, M)`, each seed its own, of a tuple of tensors `(S, N, …)`."""
     seeds = torch.arange(index.shape[0], device=index.device).unsqueeze(-1)
     picked: Fields = type(samples)(*(field[seeds, index] for field in samples))
+    return picked
+
+
+def at_time(samples: Fields, t: int) -> Fields:
+    """The samples of step `t`, `(S, B, …)`, of a tuple of tensors `(S, T, B, …)`; laid out alike for every t and T."""
+    picked: Fields = type(samples)(*(field[:, t].clone(memory_format=torch.contiguous_format) for field in samples))
     return picked
 
 

@@ -3,50 +3,49 @@
 A checkpoint is a folder. `manifest.json` names the data files, their sizes and SHA-256, and holds the state as a JSON
 tree in which `{"$tensor": key}` stands for a tensor of the state file. Saving writes new files under new names first
 and replaces the manifest last, in one rename: whatever happens, the manifest on the disk names complete files.
-`save_weights` / `load_weights` are for single files of tensors. `docs/runs.md` describes both formats.
+Earlier checkpoints that are kept have their manifests beside it, as `manifest-<generation>.json`; all share the files
+they have in common. `docs/runs.md` describes the format.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
 from torch import Tensor
 
 from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
 from deeprl_cli.run_folder import atomic_write, sync_folder
-
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
-Segment: TypeAlias = Mapping[str, Tensor]
+from deeprl_cli.tensor_files import (
+    GoneError,
+    Segment,
+    check_format,
+    decode,
+    encode,
+    file_size,
+    parse,
+    read_bytes,
+    serialize,
+)
 
 FORMAT = 1
 # format -> what turns a manifest of that format into one of the next
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 MANIFEST_NAME = "manifest.json"
+_EARLIER = re.compile(r"manifest-(\d{1,12})\.json")
 _SEGMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _OUR_DATA_FILE = re.compile(r"(state|segment-.+)-[0-9a-f]{16}\.safetensors")
-_MAX_HEADER_BYTES = 16 << 20  # of a safetensors file: room for 100,000 tensors
-_DTYPES = frozenset(
-    {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32}
-    | {torch.int64, torch.bfloat16, torch.float16, torch.float32, torch.float64}
-)
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,14 @@ class Checkpoint:
     version: str  # of the deeprl that wrote it
 
 
-class _GoneError(UserError):
-    """A file the manifest names isn't there: damage, or a newer checkpoint was saved in between."""
-
-
 def save_checkpoint(
-    folder: Path, state: Mapping[str, Any], segments: Mapping[str, Callable[[], Segment]] | None = None
+    folder: Path,
+    state: Mapping[str, Any],
+    segments: Mapping[str, Callable[[], Segment]] | None = None,
+    *,
+    keep: int = 1,
 ) -> None:
-    """Make `folder` hold this state and these segments, replacing what it held, in one step.
+    """Make `folder` hold this state and these segments, in one step. The `keep` newest checkpoints stay.
 
     `state` nests dicts with string keys, lists, tensors of any device, numpy arrays and str, int, float, bool, None.
     It comes back the same except that arrays come back as tensors, tuples as lists, numpy scalars as Python's, and
@@ -79,13 +78,18 @@ def save_checkpoint(
             raise ValueError(f"segment name {name!r}: up to 100 letters, digits, '.', '_' and '-' only")
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    tree = _encode(state, "state", tensors)
-    files, kept = _reusable(folder, segments)
+    tree = encode(state, "state", tensors)
+    try:
+        present: dict[str, Any] | None = _read_manifest(folder, MANIFEST_NAME)
+    except UserError:
+        present = None  # nothing there, or nothing to rely on: write everything
+    generation = 1 + (present.get("generation", 0) if present is not None else _latest_generation(folder))
+    files, kept = _reusable(folder, present, segments)
     written: list[Path] = []
 
     def write(kind: str, content: Segment) -> str:
         name = f"{kind}-{secrets.token_hex(8)}.safetensors"
-        data = _serialize(content)
+        data = serialize(content)
         written.append(folder / name)
         with open(folder / name, "wb") as file:
             file.write(data)
@@ -103,65 +107,69 @@ def save_checkpoint(
                 path.unlink()
         raise
     sync_folder(folder)  # the new names are on the disk before anything refers to them
-    manifest = {"format": FORMAT, "deeprl": __version__, "files": files, "tensors": state_file}
-    manifest |= {"segments": segment_files, "state": tree}
+    manifest = {"format": FORMAT, "deeprl": __version__, "generation": generation, "files": files}
+    manifest |= {"tensors": state_file, "segments": segment_files, "state": tree}
     # From here on nothing new is deleted, even on an error: the manifest that names it may already be in place.
+    if present is not None and keep > 1:
+        atomic_write(folder / f"manifest-{generation - 1}.json", json.dumps(present).encode())
     atomic_write(folder / MANIFEST_NAME, json.dumps({**manifest, "sha256": _digest(manifest)}).encode())
-    for path in folder.iterdir():
-        if path.name not in files and _OUR_DATA_FILE.fullmatch(path.name):
-            with suppress(OSError):  # a leftover costs space only; the next save tries again
-                path.unlink()
+    _clean(folder, set(files), keep)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`, its tensors on the CPU. Executes nothing that it reads.
+def _clean(folder: Path, named: set[str], keep: int) -> None:
+    """Delete earlier checkpoints beyond `keep`, and data files that none of the rest names.
+
+    A leftover costs space only, and the next save tries again.
+    """
+    earlier = manifests(folder)[1:]
+    for name in earlier[: keep - 1]:
+        with suppress(UserError):
+            named |= set(_read_manifest(folder, name)["files"])
+    doomed = earlier[keep - 1 :] + [
+        path.name for path in folder.iterdir() if path.name not in named and _OUR_DATA_FILE.fullmatch(path.name)
+    ]
+    for name in doomed:
+        with suppress(OSError):
+            (folder / name).unlink()
+
+
+def manifests(folder: Path) -> list[str]:
+    """The manifests of the checkpoints in `folder`, newest first: the present one, then those kept behind it."""
+    earlier = [found for path in folder.glob("manifest-*.json") if (found := _EARLIER.fullmatch(path.name))]
+    return [MANIFEST_NAME, *(f.group() for f in sorted(earlier, key=lambda f: int(f.group(1)), reverse=True))]
+
+
+def _latest_generation(folder: Path) -> int:
+    numbers = [int(found.group(1)) for path in folder.iterdir() if (found := _EARLIER.fullmatch(path.name))]
+    return max(numbers, default=0)
+
+
+def load_checkpoint(folder: Path, name: str = MANIFEST_NAME) -> Checkpoint:
+    """The checkpoint in `folder` (an earlier one: its `name` of `manifests`), its tensors on the CPU.
+
+    Executes nothing that it reads.
 
     Raises UserError (one line) where there is none, it was written by a newer deeprl, or it is damaged in any way;
     a damaged segment shows when it is asked for, a missing one or one of the wrong size at once.
     """
-    manifest = _read_manifest(folder)
+    manifest = _read_manifest(folder, name)
     while True:
         try:
-            for name, record in manifest["files"].items():
-                _check_size(folder / name, record["bytes"])
+            for file, record in manifest["files"].items():
+                _check_size(folder / file, record["bytes"])
             tensors = _read_file(folder, manifest, manifest["tensors"])
             break
-        except _GoneError:
+        except GoneError:
             # Another process may have saved since the manifest was read: look again while it keeps changing.
-            newer = _read_manifest(folder)
+            newer = _read_manifest(folder, name)
             if newer["sha256"] == manifest["sha256"]:
                 raise
             manifest = newer
     try:
-        state = _decode(manifest["state"], tensors)
+        state = decode(manifest["state"], tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{folder / MANIFEST_NAME}: damaged: its state can't be read") from error
+        raise UserError(f"{folder / name}: damaged: its state can't be read") from error
     return Checkpoint(state, _Segments(folder, manifest), str(manifest["deeprl"]))
-
-
-def save_weights(path: Path, tensors: Segment, meta: Mapping[str, JSON]) -> None:
-    """Write `tensors` and `meta` as one safetensors file, whole or not at all. Errors as for `save_checkpoint`."""
-    note = {"format": FORMAT, "deeprl": __version__, "meta": _encode(meta, "meta", None)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    note["sha256"] = _weights_digest(note, tensors)
-    atomic_write(path, _serialize(tensors, {"deeprl": json.dumps(note)}))
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and `meta` of a file `save_weights` wrote. UserError where it isn't one, or damaged."""
-    data = _read_bytes(path)
-    tensors = _parse(path, data)
-    try:
-        # `_parse` has checked the header
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        note = json.loads(header["__metadata__"]["deeprl"])
-        written_format, digest, meta = note["format"], note.pop("sha256"), _decode(note["meta"], {})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not a weights file of deeprl") from error
-    _check_format(path, written_format, note.get("deeprl"))
-    if digest != _weights_digest(note, tensors):
-        raise UserError(f"{path}: damaged: its content doesn't match its checksum")
-    return tensors, meta
 
 
 class _Segments(Mapping[str, dict[str, Tensor]]):
@@ -183,20 +191,20 @@ class _Segments(Mapping[str, dict[str, Tensor]]):
 # The manifest
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path, name: str) -> dict[str, Any]:
     """The manifest as format `FORMAT`, its own checksum and its structure checked."""
-    path = folder / MANIFEST_NAME
+    path = folder / name
     try:
-        manifest: Any = json.loads(_read_bytes(path))
+        manifest: Any = json.loads(read_bytes(path))
         body = {key: value for key, value in manifest.items() if key != "sha256"} if isinstance(manifest, dict) else {}
         digest = _digest(body)
-    except _GoneError as error:
-        raise UserError(f"{folder}: not a checkpoint (it has no {MANIFEST_NAME})") from error
+    except GoneError as error:
+        raise UserError(f"{folder}: not a checkpoint (it has no {name})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged: not valid JSON") from error
     if not {"format", "deeprl"} <= body.keys():
         raise UserError(f"{path}: not a deeprl checkpoint")
-    _check_format(path, manifest["format"], manifest["deeprl"])
+    check_format(path, manifest["format"], manifest["deeprl"], FORMAT)
     if manifest.get("sha256") != digest:
         raise UserError(f"{path}: damaged: its content doesn't match its checksum")
     for older in range(manifest["format"], FORMAT):
@@ -208,19 +216,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _check_format(path: Path, written: Any, version: Any) -> None:
-    if isinstance(written, bool) or not isinstance(written, int) or written < 1:
-        raise UserError(f"{path}: not a deeprl checkpoint")
-    if written > FORMAT:
-        raise UserError(
-            f"{path}: written in format {written} by deeprl {str(version)[:20]!r}; this is {__version__}, reading up "
-            f"to format {FORMAT}: upgrade deeprl-cli"
-        )
-
-
 def _structure_problem(manifest: Mapping[str, Any]) -> str:
     """What keeps this manifest from being used; empty when nothing does. Names must not lead out of the folder."""
     files, segments = manifest.get("files"), manifest.get("segments")
+    if type(manifest.get("generation", 0)) is not int:  # absent from the first checkpoints of format 1
+        return "its generation is no number"
     if not isinstance(files, dict) or not isinstance(segments, dict) or not isinstance(manifest.get("state"), dict):
         return "it lacks files, segments or state"
     for name, record in files.items():
@@ -239,12 +239,12 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
-def _reusable(folder: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Of the segments wanted, those the present checkpoint holds: their file records, and name -> file."""
-    try:
-        manifest = _read_manifest(folder)
-    except UserError:
-        return {}, {}  # nothing there, or nothing to rely on: write everything
+def _reusable(
+    folder: Path, manifest: Mapping[str, Any] | None, wanted: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Of the segments wanted, those the checkpoint of `manifest` holds: their file records, and name -> file."""
+    if manifest is None:
+        return {}, {}
     files: dict[str, Any] = {}
     kept: dict[str, str] = {}
     for name in wanted:
@@ -257,137 +257,16 @@ def _reusable(folder: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return files, kept
 
 
-# The JSON tree
-
-
-def _encode(value: Any, path: str, tensors: dict[str, Tensor] | None) -> Any:
-    """`value` as JSON, its tensors moved to `tensors` (None: refused); NaN and infinity become {"$float": …}."""
-    match value:
-        case None | bool() | str():
-            return value
-        case np.generic():
-            return _encode(value.item(), path, tensors)
-        case int():
-            return int(value)
-        case float():
-            return float(value) if math.isfinite(value) else {"$float": str(float(value))}
-        case Mapping():
-            return {_key(key, path): _encode(item, f"{path}.{key}", tensors) for key, item in value.items()}
-        case list() | tuple():
-            return [_encode(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
-        case np.ndarray() | Tensor() if tensors is not None:
-            key = path
-            while key in tensors:  # {"a.b": …} beside {"a": {"b": …}}
-                key += "'"
-            tensors[key] = _tensor(value, path)
-            return {"$tensor": key}
-    raise TypeError(f"{path}: a {type(value).__name__} can't be saved")
-
-
-def _key(key: Any, path: str) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"{path}: the key {key!r} must be a string")
-    return f"${key}" if key.startswith("$") else key
-
-
-def _tensor(value: Tensor | np.ndarray[Any, Any], path: str) -> Tensor:
-    """A dense tensor of its own on the CPU; TypeError for a kind that can't be written."""
-    try:
-        tensor = torch.from_numpy(np.array(value, order="C")) if isinstance(value, np.ndarray) else value.detach()
-    except TypeError as error:
-        raise TypeError(f"{path}: an array of {value.dtype} can't be saved") from error
-    if tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
-        raise TypeError(f"{path}: a tensor of {tensor.layout}, {tensor.dtype} can't be saved")
-    return tensor.cpu().contiguous()
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    match value:
-        case list():
-            return [_decode(item, tensors) for item in value]
-        case {"$tensor": key}:
-            return tensors[key]
-        case {"$float": text}:
-            return float(text)
-        case dict():
-            return {key.removeprefix("$"): _decode(item, tensors) for key, item in value.items()}
-    return value
-
-
-# Data files
-
-
-def _serialize(tensors: Segment, metadata: dict[str, str] | None = None) -> bytes:
-    own: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in tensors.items():
-        if name == "__metadata__":
-            raise ValueError("__metadata__ can't be a tensor's name")
-        tensor = _tensor(value, name)
-        if tensor.untyped_storage().data_ptr() in seen:  # safetensors refuses tensors that share memory
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        own[name] = tensor
-    data = safetensors.save(own, metadata)
-    if int.from_bytes(data[:8], "little") > _MAX_HEADER_BYTES:
-        raise ValueError("too many tensors for one file")
-    return data
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Nothing larger than the file itself is allocated."""
-    if int.from_bytes(data[:8], "little") > min(_MAX_HEADER_BYTES, len(data) - 8):
-        raise UserError(f"{path}: damaged: not a safetensors file")
-    try:
-        # Checks that the declared shapes and offsets cover the file exactly.
-        return safetensors.load(data)
-    except (SafetensorError, AssertionError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged: not a safetensors file") from error
-
-
 def _read_file(folder: Path, manifest: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     path, record = folder / name, manifest["files"][name]
     _check_size(path, record["bytes"])
-    data = _read_bytes(path)
+    data = read_bytes(path)
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise UserError(f"{path}: damaged: its content doesn't match its checksum")
-    return _parse(path, data)
+    return parse(path, data)
 
 
 def _check_size(path: Path, expected: int) -> None:
-    size = _size(path)
+    size = file_size(path)
     if size != expected:
         raise UserError(f"{path}: damaged: {size} bytes instead of {expected}")
-
-
-def _size(path: Path) -> int:
-    """Bytes of a regular file; a link or a pipe in its place is refused, as it may lead anywhere or never end."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError as error:
-        raise _GoneError(f"{path}: missing") from error
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: not a regular file")
-    return status.st_size
-
-
-def _read_bytes(path: Path) -> bytes:
-    _size(path)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise _GoneError(f"{path}: missing") from error
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def _weights_digest(note: Mapping[str, Any], tensors: Segment) -> str:
-    """SHA-256 over the note (without its checksum) and every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps({key: value for key, value in note.items() if key != "sha256"}).encode())
-    for name in sorted(tensors):
-        tensor = _tensor(tensors[name], name)
-        digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

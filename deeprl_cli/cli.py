@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +20,12 @@ deeprl: deep reinforcement learning from the command line.
 
   deeprl train algo=sac env=Pendulum-v1       train; any gymnasium id, any key=value
   deeprl train -m algo=ppo,dqn seed=0,1,2     one run for each combination
+  deeprl resume runs/sac/Pendulum-v1/<time>   go on with a run that was stopped
+  deeprl verify runs/sac/Pendulum-v1/<time>   train it again: are the numbers the same here?
   deeprl eval runs/sac/Pendulum-v1/<time>     returns of the trained policy
   deeprl list algos|envs|networks|hardware    what there is
+  deeprl bench classic                        train a suite, hold its returns against bars
+  deeprl plot runs/ppo runs/a2c               curves of runs as a picture, with intervals over seeds
   tensorboard --logdir runs                   curves
 
 `deeprl <verb> --help` says more; `deeprl --version` prints the version.
@@ -42,12 +49,16 @@ Precedence, later wins: algo, env, network and hardware, tuned (found for the pa
 
 Flags:
   -m, --multirun         one run for each combination of comma-separated values; all are checked before the first starts
+  --explain              print every value and where it came from: which file, or the command line
   -c, --cfg job          print the configuration instead of running it (also: hydra, all)
   -p, --package PART     with --cfg: only this part, for example algo
   --resolve              with --cfg: interpolations resolved
   -sc install=SHELL      print the shell's completion script (bash, zsh, fish)
   -h, --help             this text
 """
+
+
+TRUST = "import the module that the run's environment names (module:Id); it runs code"
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,6 +117,7 @@ def train_verb(arguments: Sequence[str]) -> int:
     parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     parser.add_argument("-p", "--package")
     parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--explain", action="store_true")
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     flags, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
@@ -124,6 +136,14 @@ def train_verb(arguments: Sequence[str]) -> int:
         if flags.multirun:
             raise UserError("--cfg shows one run: leave out -m, and give one value for each key")
         print(config.config_text(flags.overrides, flags.cfg, flags.package, flags.resolve), end="")
+        return 0
+    if flags.explain:
+        if flags.multirun:
+            raise UserError("--explain is about one run: leave out -m, and give one value for each key")
+        from deeprl_cli.config_explain import explain, table
+
+        config.load_config(flags.overrides)  # what wouldn't train isn't explained either
+        print(table(explain(flags.overrides)))
         return 0
     if flags.multirun:
         from deeprl_cli.sweep import run_sweep
@@ -164,13 +184,19 @@ def _complete(arguments: Sequence[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     words = line.split(" ")[1:]
     if any(argument.startswith("query=") for argument in arguments) and (len(words) < 2 or words[0] != "train"):
-        choices = _words_of_list() if words[:1] == ["list"] else [] if len(words) > 1 else list(VERBS)
+        from deeprl_cli.config_files import suite_names
+
+        follow = {"list": _words_of_list(), "bench": suite_names()}
+        choices = follow.get(words[0], []) if len(words) > 1 else list(VERBS)
         print(" ".join(choice for choice in choices if choice.startswith(words[-1] if words else "")))
         return 0
 
     from deeprl_cli.config import shell_completion
 
-    shell_completion(arguments)
+    with contextlib.redirect_stdout(io.StringIO()) as offered:
+        shell_completion(arguments)
+    # Hydra takes every folder of configurations for a group, the suites of `deeprl bench` too
+    print(re.sub(r"(?<!\S)bench[=/]\S* ?", "", offered.getvalue()), end="")
     return 0
 
 
@@ -187,12 +213,14 @@ def eval_verb(arguments: Sequence[str]) -> int:
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--video", type=Path, metavar="DIR", help="write videos of episodes into this folder")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     flags = parser.parse_args(arguments)
 
     from deeprl_cli.evaluate import evaluate_run
 
     evaluate_run(
         flags.run,
+        trust=flags.trust,
         episodes=flags.episodes,
         seed=flags.seed,
         checkpoint=flags.checkpoint,
@@ -201,6 +229,42 @@ def eval_verb(arguments: Sequence[str]) -> int:
         video=flags.video,
     )
     return 0
+
+
+def resume_verb(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="deeprl resume",
+        description="Go on with a run from its last checkpoint, as if it had never stopped.",
+        epilog="total_steps=…, eval.*, checkpoint.*, log.* and hardware.* may be given anew; schedules keep the "
+        "horizon that the run started with, unless horizon=… is given.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example total_steps=1e6")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    flags = parser.parse_intermixed_args(arguments)
+
+    from deeprl_cli.resume import resume
+
+    resume(flags.run, flags.overrides, trust=flags.trust)
+    return 0
+
+
+def verify_verb(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="deeprl verify",
+        description="Train a run again from its config.yaml and compare the weights, hash by hash. Exit code 0 where "
+        "all agree, 1 where they part.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
+    parser.add_argument("--steps", type=_positive, metavar="N", help="only the first N environment steps")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    flags = parser.parse_args(arguments)
+
+    from deeprl_cli.verify import verify
+
+    return verify(flags.run, steps=flags.steps, trust=flags.trust)
 
 
 def list_verb(arguments: Sequence[str]) -> int:
@@ -214,6 +278,75 @@ def list_verb(arguments: Sequence[str]) -> int:
     from deeprl_cli import listing
 
     listing.show(flags.what, flags.filter)
+    return 0
+
+
+def bench_verb(arguments: Sequence[str]) -> int:
+    from deeprl_cli.config_files import suite_names
+
+    parser = Parser(
+        prog="deeprl bench",
+        description="Train the rows of a suite, several seeds each, and hold their returns against bars. "
+        "Rows that are done already are not run again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("suite", metavar="SUITE", help=f"{', '.join(suite_names())}, or a YAML file of your own")
+    parser.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="PATTERN", help="only rows like dqn-*"
+    )
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds of each row (default: the row's own)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where runs and results go (runs/bench/SUITE)")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="rows side by side (1)")
+    parser.add_argument("--fresh", action="store_true", help="run again what is done, too")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    flags = parser.parse_args(arguments)
+
+    from deeprl_cli.bench import run_bench
+
+    return run_bench(
+        flags.suite,
+        only=flags.only,
+        seeds=flags.seeds,
+        out=flags.out,
+        jobs=flags.jobs,
+        fresh=flags.fresh,
+        as_json=flags.json,
+    )
+
+
+def plot_verb(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="deeprl plot",
+        description="Draw the curves of runs: one panel for each environment, seeds of a group as one line with its "
+        "95% bootstrap interval.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder of runs: all below it")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: <metric>.png there)")
+    parser.add_argument("--metric", default="eval/return_mean", help="a column of metrics.csv (eval/return_mean)")
+    parser.add_argument(
+        "--group", default="algo", metavar="KEY[,KEY…]", help="one line for each value of these: env, algo.lr, … (algo)"
+    )
+    parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="over seeds (iqm)")
+    parser.add_argument("--smooth", type=_positive, default=1, metavar="N", help="mean of the last N points (1)")
+    parser.add_argument(
+        "--bar", action="append", default=[], metavar="[ENV=]VALUE", help="a dashed line, in ENV's panel only"
+    )
+    parser.add_argument("--title", help="above everything")
+    flags = parser.parse_args(arguments)
+
+    from deeprl_cli.plot import plot_runs
+
+    plot_runs(
+        flags.runs,
+        out=flags.out,
+        metric=flags.metric,
+        group=flags.group,
+        statistic=flags.statistic,
+        smooth=flags.smooth,
+        bars=flags.bar,
+        title=flags.title,
+    )
     return 0
 
 
@@ -231,4 +364,12 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train_verb, "eval": eval_verb, "list": list_verb}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train_verb,
+    "resume": resume_verb,
+    "verify": verify_verb,
+    "eval": eval_verb,
+    "list": list_verb,
+    "bench": bench_verb,
+    "plot": plot_verb,
+}

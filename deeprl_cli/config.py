@@ -69,6 +69,17 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def compose_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """`compose_values`, and the option chosen in each group (`tuned: ppo/CartPole-v1`)."""
+    config = _compose(parse(overrides), with_hydra=True)
+    choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items() if option is not None}
+    with _editable(config):
+        del config["hydra"]
+    values = _plain(config)
+    assert isinstance(values, dict)
+    return values, choices
+
+
 def config_text(
     overrides: Sequence[str], which: Literal["job", "hydra", "all"], package: str | None, resolve: bool
 ) -> str:
@@ -282,16 +293,16 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
         if override.is_hydra_override() or key.startswith(f"{OPEN}."):
             continue
         if key not in known and key not in GROUPS:
-            return unknown_key(key, base, GROUPS, _algorithm_keys())
+            return unknown_key(key, base, GROUPS, {group: _option_keys(group) for group in ("algo", "network")})
         if override.is_add() or override.is_force_add():
             return ConfigError(f"'{override.input_line}': {key} is there already, leave out the '+'")
     return None
 
 
-def _algorithm_keys() -> dict[str, list[str]]:
-    """The keys of every algorithm's file, for saying whose a key is."""
-    folder = config_dir() / "algo"
-    files = {name: OmegaConf.load(folder / f"{name}.yaml") for name in group_options("algo")}
+def _option_keys(group: str) -> dict[str, list[str]]:
+    """The keys of every file of the group, for saying whose a key is."""
+    folder = config_dir() / group
+    files = {name: OmegaConf.load(folder / f"{name}.yaml") for name in group_options(group)}
     return {name: dotted_keys(_plain(file, resolve=False)) for name, file in files.items()}
 
 

@@ -37,11 +37,15 @@ def unknown_option(group: str, name: str, options: Sequence[str], hint: str = ""
 
 
 def unknown_key(
-    key: str, values: Mapping[str, Any], groups: Sequence[str], algorithms: Mapping[str, Iterable[str]]
+    key: str,
+    values: Mapping[str, Any],
+    groups: Sequence[str],
+    owned: Mapping[str, Mapping[str, Iterable[str]]],
 ) -> ConfigError:
     """An override's key that isn't in the composed `values`.
 
-    `algorithms` holds each algorithm's own keys, from below `algo.`, to say whose key it is when it is another's.
+    `owned["algo"]` holds each algorithm's own keys, from below `algo.`, `owned["network"]` each network's, to say whose
+    key it is when it is another's.
     """
     known = dotted_keys(values)
     parent, _, leaf = key.rpartition(".")
@@ -52,13 +56,14 @@ def unknown_key(
     ]
     if inside:
         return ConfigError(f"unknown key '{key}'; did you mean {_either(inside)}?")
-    owners = [name for name, keys in algorithms.items() if key.removeprefix("algo.") in keys]
-    if owners:
-        chosen = (values.get("algo") or {}).get("name", "another")
-        return ConfigError(
-            f"unknown key '{key}': it belongs to algo {', '.join(owners)}, and this run's is {chosen};"
-            f" leave it out or choose algo={owners[0]}"
-        )
+    for group, options in owned.items():
+        owners = [name for name, keys in options.items() if key.removeprefix(f"{group}.") in keys]
+        if owners:
+            chosen = (values.get(group) or {}).get("name", "another")
+            return ConfigError(
+                f"unknown key '{key}': it belongs to {group} {', '.join(owners)}, and this run's is {chosen};"
+                f" leave it out or choose {group}={owners[0]}"
+            )
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     last = {name.rpartition(".")[2]: name for name in reversed(known)}  # the outermost of equal last parts
     guess = (

@@ -19,6 +19,11 @@ def group_options(group: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
+def suite_names() -> list[str]:
+    """The suites of `deeprl bench` shipped beside the groups; not a group themselves."""
+    return sorted(path.stem for path in (config_dir() / "bench").glob("*.yaml"))
+
+
 def summary(group: str, name: str) -> str:
     """The comment a file opens with, its first line."""
     first = (config_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from deeprl_cli.checkpoint import load_checkpoint, load_weights
+from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import UserError
@@ -24,6 +25,7 @@ from deeprl_cli.registry import get_algorithm
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.run_folder import find_run, read_config
 from deeprl_cli.schema import EnvConfig, RunConfig, build
+from deeprl_cli.tensor_files import load_weights
 
 EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
 
@@ -106,10 +108,18 @@ def load_best(policy: Policy, run: Path, seeds: list[int]) -> None:
     """Put each seed's best weights into `policy`. Raises UserError where a file is missing, damaged, or another's."""
     for index, seed in enumerate(seeds):
         tensors, _ = load_weights(best_path(run, seed))
+        check_finite(best_path(run, seed), tensors)
         try:
             policy.load_weights(index, tensors)
         except (ValueError, KeyError) as error:
             raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError naming the first of the weights that holds NaN or infinity: they would act at random."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: damaged: '{name}' holds NaN or infinity")
 
 
 def read_run(path: Path) -> tuple[Path, RunConfig]:
@@ -122,9 +132,20 @@ def read_run(path: Path) -> tuple[Path, RunConfig]:
     return run, build(RunConfig, {**values, "algo": build(get_algorithm(str(algo["name"])).Config, algo, "algo")})
 
 
+def check_trust(run: Path, cfg: RunConfig, trusted: bool) -> None:
+    """Raise UserError where building the run's environment would import a module that the run names."""
+    module, colon, _ = cfg.env.id.partition(":")
+    if colon and not trusted:
+        raise UserError(
+            f"{run}: its environment {cfg.env.id} imports the module '{module}', which runs code: where you trust it, "
+            "give --trust"
+        )
+
+
 def evaluate_run(
     path: Path,
     *,
+    trust: bool = False,
     episodes: int,
     seed: int | None,
     checkpoint: str,
@@ -134,9 +155,11 @@ def evaluate_run(
 ) -> None:
     """`deeprl eval`: play a trained run's policies and print what they earn.
 
-    `seed` picks one of the run's seeds; all of them otherwise. `checkpoint` is best or last. Raises UserError.
+    `seed` picks one of the run's seeds; all of them otherwise. `checkpoint` is best or last. `trust` allows the run
+    to name a module to import. Raises UserError.
     """
     run, cfg = read_run(path)
+    check_trust(run, cfg, trust)
     seeds = cfg.seed_list
     if seed is not None and seed not in seeds:
         raise UserError(f"--seed {seed}: this run has seeds {', '.join(map(str, seeds))}")
@@ -154,8 +177,9 @@ def evaluate_run(
     else:
         try:
             policy.load_state_dict(load_checkpoint(run / "checkpoints" / "last").state["policy"])
-        except (KeyError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(f"{run / 'checkpoints' / 'last'}: doesn't fit this run's config.yaml") from error
+        check_finite(run / "checkpoints" / "last", dict(policy.named_parameters()))
     # Seeds of its own: neither the episodes of training nor those that chose the best checkpoint.
     envs = eval_envs(cfg.env, [s + FRESH for s in seeds], episodes)
     noise = None
@@ -179,6 +203,10 @@ def evaluate_run(
         "return_std": [result.return_std[i] for i in chosen],
         "length_mean": [result.length_mean[i] for i in chosen],
     }
+    from deeprl_cli.transcripts import has_transcripts, transcripts
+
+    if has_transcripts(cfg.env.id):
+        report["transcripts"] = [transcripts(policy, cfg, i, stochastic=stochastic) for i in chosen]
     if video is not None:
         from deeprl_cli.video import record
 
@@ -197,5 +225,9 @@ def _table(report: dict[str, Any]) -> str:
         lines.append(f"  seed {s}: return {mean:.2f} ± {std:.2f} (std of episodes), length {length:.0f}")
     if len(report["seeds"]) > 1:
         lines.append(f"  mean over seeds: {np.mean(report['return_mean']):.2f}")
+    for s, shown in zip(report["seeds"], report.get("transcripts", []), strict=False):
+        from deeprl_cli.transcripts import in_a_row
+
+        lines.append(in_a_row(f"{'sampled' if report['stochastic'] else 'greedy'}, seed {s}", shown))
     lines += [f"  video: {file}" for file in report.get("videos", [])]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import HardwareConfig
+from deeprl_cli.schema import HardwareConfig, PositiveInt, build
 
 PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has woken up
 MAX_THREADS = 8  # small matrices gain nothing from more
@@ -38,6 +38,19 @@ class Workload(NamedTuple):
         return self.gradient_steps * (dispatch + self.flops / 100e9)
 
 
+@dataclass(kw_only=True, slots=True)
+class Choices:
+    """What `Hardware.resolved` wrote into a run, as read back."""
+
+    device: Literal["cpu", "cuda"]
+    threads: PositiveInt
+    compile: bool
+    matmul_precision: Literal["highest", "high", "medium"]
+
+
+CHOICES = ("device", "threads", "compile", "matmul_precision")
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Resolved choices; `notes` are words for the user about how `auto` was decided."""
@@ -49,12 +62,20 @@ class Hardware:
     notes: tuple[str, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "threads": self.threads,
-            "compile": self.compile,
-            "matmul_precision": self.matmul_precision,
-        }
+        return {key: getattr(self, key) for key in CHOICES}
+
+
+def recorded(resolved: Mapping[str, Any]) -> Hardware:
+    """The choices that a run's config.yaml holds. Raises ConfigError where one is missing or can't be had here."""
+    choices = build(Choices, {key: resolved[key] for key in CHOICES if key in resolved}, "resolved")
+    if choices.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this run trained on a GPU, and torch sees none here: give hardware=cpu to go on without")
+    if choices.compile and choices.device == "cpu" and find_compiler() is None:
+        raise ConfigError(
+            "this run trained compiled, and there is no C++ compiler here: install g++, or give hardware.compile=false "
+            "(numbers then agree to rounding only)"
+        )
+    return Hardware(choices.device, choices.threads, choices.compile, choices.matmul_precision)
 
 
 def available_cores() -> int:
@@ -137,6 +158,25 @@ class GraphCompiler:
         warnings.filterwarnings("ignore", message=".*TensorFloat32.*", category=UserWarning)
 
     def __call__(self, name: str, method: MethodType) -> Callable[..., Any]:
+        """`method` as a graph, one for each layout of its arguments (a padded length, say): compiled when first met."""
+        graphs: dict[Layout, Callable[..., Any]] = {}
+
+        def graph(*args: Any) -> Any:
+            expected = layout(args)
+            if (known := graphs.get(expected)) is not None:
+                return known(*args)
+            self.announce(name)
+            start = time.perf_counter()
+            compiled, bound = self._compile(name, method)
+            result = compiled(*args)
+            graphs[expected] = guardless(bound) or compiled
+            self.seconds += time.perf_counter() - start
+            self.announce(None)
+            return result
+
+        return graph
+
+    def _compile(self, name: str, method: MethodType) -> tuple[Callable[..., Any], MethodType]:
         # A code object of its own: dynamo keeps its cache, and its limit of entries, per code object, and one process
         # may train many algorithms one after the other.
         code = method.__func__.__code__.replace()
@@ -151,22 +191,7 @@ class GraphCompiler:
             backend=self.backend,
             options={"cpp_wrapper": True} if self.backend == "inductor" and not torch.cuda.is_available() else None,
         )
-        direct: Callable[..., Any] | None = None
-        expected: Layout = ()
-
-        def graph(*args: Any) -> Any:
-            nonlocal direct, expected
-            if direct is not None and layout(args) == expected:
-                return direct(*args)
-            self.announce(name)
-            start = time.perf_counter()
-            result = compiled(*args)
-            self.seconds += time.perf_counter() - start
-            self.announce(None)
-            direct, expected = guardless(bound) or compiled, layout(args)
-            return result
-
-        return graph
+        return compiled, bound
 
 
 Layout = tuple[Any, ...]

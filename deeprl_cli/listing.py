@@ -121,9 +121,14 @@ def _space(space: Any) -> str:
 
 
 def networks(filter_text: str = "") -> Table:
-    table = _table("network=", "What it is")
+    import dataclasses
+
+    from deeprl_cli.schema import NETWORKS
+
+    table = _table("network=", "What it is", "Options (network.…)")
     for name in _matching(group_options("network"), filter_text, "network"):
-        table.add_row(name, summary("network", name))
+        options = [field.name for field in dataclasses.fields(NETWORKS[name]) if field.name != "name"]
+        table.add_row(name, summary("network", name), ", ".join(options))
     return table
 
 

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,9 +62,11 @@ class RunLogger:
                 self._events.append(_EventFile(folder, events, size))
                 self._closing.callback(self._events[-1].close)
 
-    def log(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
-        """One row at `step` (environment steps of one seed): for each metric one number per seed, in the order of
-        `seeds`. NaN means no value; a seed without any value gets no row."""
+    def log(self, steps: int | Sequence[int], metrics: Mapping[str, Sequence[float]]) -> None:
+        """One row for each seed at its step (environment steps of that seed; one number where all have done the
+        same): for each metric one number per seed, in the order of `seeds`. NaN means no value; a seed without any
+        value gets no row."""
+        steps = [steps] * len(self._seeds) if isinstance(steps, int) else steps
         for name, numbers in metrics.items():
             if len(numbers) != len(self._seeds):
                 raise ValueError(f"{name}: {len(numbers)} values for {len(self._seeds)} seeds")
@@ -73,10 +75,10 @@ class RunLogger:
             row = {name: number for name, number in row.items() if not math.isnan(number)}
             if not row:
                 continue
-            table.append(step, row)
+            table.append(steps[index], row)
             if self._events:
                 values = [summary_pb2.Summary.Value(tag=name, simple_value=number) for name, number in row.items()]
-                self._events[index].add(step, values)
+                self._events[index].add(steps[index], values)
         if time.monotonic() - self._last_flush > _FLUSH_INTERVAL:
             self._flush(sync=False)
 
@@ -105,6 +107,14 @@ class RunLogger:
             name, size = self._events[index].position() if self._events else ("", 0)
             positions[str(seed)] = {"rows": table.rows, "columns": len(table.columns), "events": name, "bytes": size}
         return positions
+
+    def __enter__(self) -> RunLogger:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        # while another error is on its way, a disk that is still full has nothing to add
+        with suppress(*([OSError] if error is not None else [])):
+            self.close()
 
     def close(self) -> None:
         """Write out what is left and close every file; may be called twice."""

@@ -45,6 +45,13 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
     return run
 
 
+def rewrite_config(run: Path, cfg: RunConfig, resolved: Mapping[str, Any]) -> None:
+    """Replace `config.yaml`, of a run that goes on with other values. OSError where the disk refuses."""
+    record = {**to_plain(cfg), "resolved": dict(resolved)}
+    text = yaml.dump(record, None, _PlainDumper, sort_keys=False, allow_unicode=True)
+    atomic_write(run / CONFIG_NAME, text.encode())
+
+
 def _claim(run: Path) -> Path:
     if run.exists() and not run.is_dir():
         raise UserError(f"run_dir={run}: is a file: give a folder")

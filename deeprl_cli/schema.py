@@ -66,12 +66,49 @@ class EnvConfig:
 
 @dataclass(kw_only=True, slots=True)
 class NetworkConfig:
+    """What every network's options have; each class below adds its own (`NETWORKS` says whose is whose)."""
+
+    name: Literal["auto", "tabular", "linear", "mlp", "cnn", "transformer"]
+
+
+@dataclass(kw_only=True, slots=True)
+class LayersConfig(NetworkConfig):
     """`hidden` and `activation` left null take the algorithm's own (`algo.hidden`, `algo.activation`)."""
 
-    name: Literal["auto", "linear", "mlp", "cnn"]
     hidden: list[PositiveInt] | None
     activation: Literal["relu", "tanh", "gelu", "silu"] | None
     share: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class LinearConfig(NetworkConfig):
+    """`bounds`: [low, high] of each dimension of the observation, null where its space's own will do."""
+
+    features: Literal["identity", "onehot", "poly", "fourier", "rbf", "tiles"]
+    bounds: list[list[float] | None] | None
+    order: PositiveInt
+    centres: PositiveInt | list[PositiveInt]
+    width: PositiveFloat
+    tilings: PositiveInt
+    bins: PositiveInt | list[PositiveInt]
+
+
+@dataclass(kw_only=True, slots=True)
+class TransformerConfig(NetworkConfig):
+    d_model: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    share: bool
+
+
+NETWORKS: dict[str, type[NetworkConfig]] = {
+    "auto": LayersConfig,
+    "tabular": NetworkConfig,
+    "linear": LinearConfig,
+    "mlp": LayersConfig,
+    "cnn": LayersConfig,
+    "transformer": TransformerConfig,
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,6 +129,7 @@ class EvalConfig:
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
     every: NonNegativeInt
+    keep: PositiveInt
     replay: bool
 
 
@@ -112,10 +150,12 @@ class AlgoConfig:
     normalize_reward: bool
     hidden: list[PositiveInt]
     activation: Literal["relu", "tanh", "gelu", "silu"]
-    optim: Literal["adam", "rmsprop", "sgd"]
+    optim: Literal["adam", "rmsprop", "rmsprop_tf", "sgd"]
     optim_eps: PositiveFloat
     lr_schedule: Literal["constant", "linear"]
     clip_norm: PositiveFloat | None
+    clip_value: PositiveFloat | None
+    accumulate_steps: PositiveInt
 
     def validate(self) -> None:
         """Raise ConfigError where fields contradict each other."""
@@ -127,19 +167,62 @@ class AlgoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RolloutConfig(AlgoConfig):
-    """What algorithms that learn from fresh rollouts share: T steps of each environment, then an update."""
+    """What algorithms that learn from fresh rollouts share: T steps of each environment, then an update.
+
+    `subepisodes_per_update` stretches of T steps follow one another before each update (the deck's T_update).
+    """
 
     rollout_length: PositiveInt
+    subepisodes_per_update: PositiveInt
+
+    @property
+    def samples_per_update(self) -> int:
+        return self.num_envs * self.rollout_length * self.subepisodes_per_update
 
     def check_minibatches(self, batch_size: int) -> None:
         """Minibatches of one size are one graph. Raises ConfigError where they don't tile the rollout."""
-        samples = self.num_envs * self.rollout_length
+        samples = self.samples_per_update
         if samples % batch_size:
             fitting = min((n for n in range(1, samples + 1) if samples % n == 0), key=lambda n: abs(n - batch_size))
             raise ConfigError(
-                f"algo.batch_size={batch_size} doesn't divide num_envs x rollout_length = {self.num_envs} x "
-                f"{self.rollout_length} = {samples} samples: the nearest that does is algo.batch_size={fitting}"
+                f"algo.batch_size={batch_size} doesn't divide the {samples} samples of an update (num_envs x "
+                f"rollout_length x subepisodes_per_update): the nearest that does is algo.batch_size={fitting}"
             )
+
+
+@dataclass(kw_only=True, slots=True)
+class EpisodeConfig(AlgoConfig):
+    """What algorithms that wait for whole episodes share: every environment plays its share, then an update."""
+
+    @property
+    def episodes_per_env(self) -> int:
+        """How many (sub-)episodes each environment plays, one after the other, before an update."""
+        raise NotImplementedError
+
+    @property
+    def longest(self) -> int | None:
+        """Steps after which a sub-episode stops where its episode goes on; None: it never does."""
+        return None
+
+    @property
+    def group_size(self) -> int:
+        """How many environments in a row start each episode from the same reset."""
+        return 1
+
+    @property
+    def group_noise(self) -> Literal["common", "independent"]:
+        """Whether those environments draw the same after that reset, or each its own."""
+        return "common"
+
+
+@dataclass(kw_only=True, slots=True)
+class DemonstrationConfig(AlgoConfig):
+    """What algorithms that learn from demonstrations share. Steps count demonstrated ones."""
+
+    batch_size: PositiveInt
+
+    def gradient_work(self, total_steps: int) -> tuple[int, float]:
+        return self.batch_size, total_steps / self.batch_size
 
 
 @dataclass(kw_only=True, slots=True)
@@ -175,9 +258,11 @@ class RunConfig:
     seed: NonNegativeInt
     seeds: PositiveInt
     total_steps: PositiveInt
+    horizon: PositiveInt | None
     eval: EvalConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    init_from: str | None
     run_dir: str | None
 
     @property
@@ -232,6 +317,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             return value  # built already: an algorithm's own, richer Config
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}={_show(value)}: must be a group of values, for example {path}.{_first(kind)}=…")
+        if kind is NetworkConfig:
+            kind = NETWORKS[_value(typing.get_type_hints(kind)["name"], value.get("name"), f"{path}.name")]
         return build(kind, value, path)
     if origin is list:
         if not isinstance(value, list):

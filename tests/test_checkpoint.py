@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from deeprl_cli import checkpoint as module
-from deeprl_cli.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from deeprl_cli.checkpoint import load_checkpoint, manifests, save_checkpoint
+from deeprl_cli.tensor_files import load_weights, save_weights
 
 STATE = {"step": 7, "net": {"weight": torch.arange(6.0).reshape(2, 3)}}
 
@@ -281,8 +282,8 @@ def test_loading_while_another_process_saves(tmp_path: Path, monkeypatch: pytest
     save_checkpoint(tmp_path, {"step": 1, "x": torch.ones(1)})
     original, saves = module._read_manifest, []
 
-    def read_then_saved(folder: Path) -> dict[str, Any]:
-        manifest = original(folder)
+    def read_then_saved(folder: Path, name: str) -> dict[str, Any]:
+        manifest = original(folder, name)
         if len(saves) < 2:
             saves.append(None)
             with monkeypatch.context() as patch:
@@ -292,6 +293,27 @@ def test_loading_while_another_process_saves(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(module, "_read_manifest", read_then_saved)
     assert load_checkpoint(tmp_path).state["step"] == 3
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    """`keep` checkpoints stay loadable, newest first; they share segments, and nothing else is left."""
+    for step in range(5):
+        segments = {"shared": lambda: {"x": torch.ones(3)}, f"own-{step}": lambda step=step: {"x": torch.tensor(step)}}
+        save_checkpoint(tmp_path, {"step": step, "t": torch.tensor(step)}, segments, keep=3)
+    assert manifests(tmp_path) == ["manifest.json", "manifest-4.json", "manifest-3.json"]
+    for name, step in zip(manifests(tmp_path), (4, 3, 2), strict=True):
+        checkpoint = load_checkpoint(tmp_path, name)
+        assert checkpoint.state == {"step": step, "t": torch.tensor(step)}
+        assert checkpoint.segments[f"own-{step}"]["x"] == step
+        assert checkpoint.segments["shared"]["x"].sum() == 3
+    assert len(list(tmp_path.glob("segment-shared-*"))) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3 + 3 + 1
+    (tmp_path / "manifest.json").write_text("{")
+    save_checkpoint(tmp_path, {"step": 5}, keep=2)  # a damaged one isn't kept; numbers go on
+    assert [load_checkpoint(tmp_path, name).state["step"] for name in manifests(tmp_path)] == [5, 3]
+    save_checkpoint(tmp_path, {"step": 6})
+    assert manifests(tmp_path) == ["manifest.json"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_older_format_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from deeprl_cli import checkpoint as module
-from deeprl_cli.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from deeprl_cli.checkpoint import load_checkpoint, save_checkpoint
 from deeprl_cli.errors import UserError
+from deeprl_cli.tensor_files import load_weights, save_weights
 
 STATE = {"step": 7, "net": {"weight": torch.arange(6.0).reshape(2, 3)}}
 

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from deeprl_cli.checkpoint import load_checkpoint, load_weights
+from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.config import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluate import evaluate_run
 from deeprl_cli.run_folder import read_config, read_summary
+from deeprl_cli.tensor_files import load_weights
 from deeprl_cli.train import preflight, train
 
 QUICK = ["hardware.compile=false", "hardware.threads=1", "eval.episodes=2", "eval.final_episodes=3"]

@@ -1,6 +1,9 @@
-"""Deep Q-learning (deck Algorithm 3 and "Delayed Q update"; Mnih et al. 2015; double: van Hasselt et al. 2016).
+"""Deep Q-learning (deck Algorithm 3 and "Delayed Q update"; Mnih et al. 2015).
 
-`target_update=none` is the deck's simple Q-learning. Shapes: S seeds, B minibatch, K actions; Q(s) `(S, B, K)`.
+`target_update=none` is the deck's simple Q-learning, `td_target=sarsa` its one-step Sarsa, `td_gradient=full` the
+residual gradient (Baird 1995). `double=double`: van Hasselt et al. 2016; `clipped`: two networks drawn to the smaller
+of their target values, the first of them chooses the actions (Fujimoto et al. 2018).
+Shapes: S seeds, B minibatch, K actions, C networks (2 where clipped, else 1); Q(s) `(S, C, B, K)`.
 """
 
 from __future__ import annotations
@@ -16,28 +19,52 @@ from torch import Tensor
 
 from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.nets.build import starts_at_zero
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import EpsilonConfig, epsilon, epsilon_greedy
 from deeprl_cli.rl.noise import uniform
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.rl.targets import polyak_update, td_target
-from deeprl_cli.schema import NetworkConfig, PositiveFloat, PositiveInt, ReplayConfig, UnitInterval
+from deeprl_cli.rl.targets import PolyakConfig, polyak_update, td_target
+from deeprl_cli.schema import NetworkConfig, PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
-class DQNConfig(ReplayConfig):
+class DQNConfig(PolyakConfig):
     lr: PositiveFloat
     target_update: Literal["hard", "polyak", "none"]
     target_every: PositiveInt
-    rho: UnitInterval
-    double: Literal["none", "double"]
+    td_target: Literal["max", "sarsa"]
+    td_gradient: Literal["semi", "full"]
+    double: Literal["none", "double", "clipped"]
     loss: Literal["huber", "mse", "half_mse"]
     epsilon: EpsilonConfig
 
     def validate(self) -> None:
-        ReplayConfig.validate(self)  # super() doesn't work in dataclasses with slots
+        PolyakConfig.validate(self)
         self.epsilon.validate()
+        n = self.num_envs
+        if self.td_target == "sarsa" and not self.buffer_capacity == self.batch_size == self.train_every == n:
+            raise ConfigError(
+                "algo.td_target=sarsa learns on-policy, from the latest step only: give "
+                f"algo.buffer_capacity={n} algo.batch_size={n} algo.train_every={n}"
+            )
+        if self.td_target == "sarsa" and self.double != "none":
+            raise ConfigError(
+                f"algo.double={self.double} mends the maximum that algo.td_target=sarsa doesn't take: give "
+                "algo.double=none"
+            )
+        if self.td_gradient == "full" and self.target_update != "none":
+            raise ConfigError(
+                f"algo.td_gradient=full differentiates the target, which algo.target_update={self.target_update} takes "
+                "from another network: give algo.target_update=none"
+            )
+        if self.double == "double" and self.target_update == "none":
+            raise ConfigError(
+                "algo.double=double takes two networks, and algo.target_update=none leaves one: give "
+                "algo.target_update=hard, or algo.double=clipped"
+            )
 
 
 class DQN(Algorithm):
@@ -54,58 +81,78 @@ class DQN(Algorithm):
         super().__init__(config, network, spec, seeds)
         assert isinstance(spec.action_space, Discrete)
         self.num_actions = int(spec.action_space.n)
-        self.q = Stacked(lambda: self.make_network(self.num_actions), seeds, name="q")  # Q̂: S → ℝ^|A|
+        copies = 2 if config.double == "clipped" else None
+        self.q = Stacked(lambda: self.make_network(self.num_actions), seeds, copies, name="q")  # Q̂: S → ℝ^|A|
         self.q_target = self.q if config.target_update == "none" else self.q.target()
         self.optimiser = Optimiser(config, config.lr, [self.q.flat])
         self.td_loss = {"huber": huber, "mse": squared, "half_mse": half_squared}[config.loss]
         self.register_buffer("epsilon", torch.full((len(seeds),), config.epsilon.start))
         self.copies = 0  # how often `target_every` has passed
 
-    def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=uniform(2), step={})
+    @classmethod
+    def check(cls, config: DQNConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
+        super().check(config, network, spec)
+        if config.double == "clipped" and starts_at_zero(network):
+            raise ConfigError(
+                f"algo.double=clipped takes two networks that differ, and with network={network.name} both start at "
+                "zero: use algo.double=double or network=mlp"
+            )
 
-    def set_progress(self, steps: int, horizon: int) -> None:
+    def noise_spec(self) -> NoiseSpec:
+        draw = {"xi": uniform(self.config.batch_size, 2)} if self.config.td_target == "sarsa" else {}
+        return NoiseSpec(act=uniform(2), step=draw)
+
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
+        assert isinstance(steps, int)  # in the replay loop all seeds have done the same
         self.epsilon.fill_(epsilon(self.config.epsilon, steps / horizon))
         if self.config.target_update == "hard":
             self.copy_if_due(steps)
 
+    def values(self, stack: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Q̂_j(s), `(S, C, B, K)`."""
+        q = stack(obs, params=params)
+        return q if stack.copies else q.unsqueeze(1)
+
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         with torch.no_grad():
-            q = self.q(obs)
+            q = self.values(self.q, obs)[:, 0]
         return q.argmax(-1) if noise is None else epsilon_greedy(q, self.epsilon, noise)
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
-        return average([self.step(batch, {}) for batch in minibatches])
+        # sample mini-batch {⟨s_i, a_i, r_i, s_i'⟩ | i = 1, …} from M                               (line 8)
+        return average([self.step(batch, xi) for batch, xi in zip(minibatches, noise, strict=False)])
 
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        """Lines 8–10 of Algorithm 3 for one minibatch."""
+        """Lines 9–10 of Algorithm 3."""
         w = self.q.views()
-        y = self.target(batch)  # set targets r + γ max_a' [Q̂_target(s')]_a'                      (line 9)
-        q_all = self.q(batch.obs, params=w)
-        q = q_all.gather(-1, batch.action.long().unsqueeze(-1)).squeeze(-1)  # [Q̂(s)]_a
-        loss = mean(self.td_loss(q, y), batch.weight)
+        y = self.target(batch, noise, w)  # set targets r + γ max_a' [Q̂_target(s')]_a'            (line 9)
+        q = choose(self.values(self.q, batch.obs, w), batch.action)  # [Q̂(s)]_a
+        loss = mean(self.td_loss(q, y.unsqueeze(1).expand_as(q)).sum(1), batch.weight)
         norm = self.optimiser.step([self.q.gradients(loss, w)])  # update Q̂'s weights             (line 10)
         if self.config.target_update == "polyak":
-            polyak_update(self.q_target, self.q, self.config.rho)
+            polyak_update(self.q_target, self.q, self.config.keep)
         return {
             "loss/critic": loss.detach(),
-            "q/mean": mean(q.detach(), batch.weight),
-            "q/target_mean": mean(y, batch.weight),
+            "q/mean": mean(q.detach().mean(1), batch.weight),
+            "q/target_mean": mean(y.detach(), batch.weight),
             "optim/grad_norm": norm,
             "explore/epsilon": self.epsilon.clone(),
         }
 
-    @torch.no_grad()
-    def target(self, batch: Transition) -> Tensor:
-        """y = r + γ(1 − d)·max_a' Q̂_target(s', a'), or with double Q  Q̂_target(s', argmax_a' Q̂(s', a'))."""
-        next_q = self.q_target(batch.next_obs)
-        if self.config.double == "double":
-            best = self.q(batch.next_obs).argmax(-1, keepdim=True)
-            next_value = next_q.gather(-1, best).squeeze(-1)
-        else:
-            next_value = next_q.amax(-1)
-        return td_target(batch.reward, batch.terminated, next_value, self.config.gamma)
+    def target(self, batch: Transition, noise: Mapping[str, Tensor], w: dict[str, Tensor]) -> Tensor:
+        """y = r + γ(1 − d)·min_j Q̂_target,j(s', a'), a' being the argmax of Q̂_target(s'), with double Q that of Q̂(s'),
+        and with Sarsa what the ε-soft policy takes in s', drawn anew."""
+        c = self.config
+        full = c.td_gradient == "full"  # is y independent of w? semi: it is taken to be
+        with torch.set_grad_enabled(full):
+            next_q = self.values(self.q_target, batch.next_obs, w if full else None)
+            alone = c.td_target == "max" and c.double == "none"
+            chooser = (next_q if alone else self.values(self.q, batch.next_obs))[:, 0].detach()
+            sarsa = c.td_target == "sarsa"
+            next_action = epsilon_greedy(chooser, self.epsilon, noise["xi"]) if sarsa else chooser.argmax(-1)
+            next_value = choose(next_q, next_action).amin(1)
+            return td_target(batch.reward, batch.terminated, next_value, c.gamma)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"copies": self.copies}
@@ -119,6 +166,12 @@ class DQN(Algorithm):
         if copies > self.copies:
             polyak_update(self.q_target, self.q, rho=0.0)
             self.copies = copies
+
+
+def choose(q: Tensor, action: Tensor) -> Tensor:
+    """[Q̂_j(s)]_a: q `(S, C, B, K)`, action `(S, B)`, out `(S, C, B)`."""
+    index = action.long().unsqueeze(1).unsqueeze(-1).expand(-1, q.shape[1], -1, 1)
+    return q.gather(-1, index).squeeze(-1)
 
 
 def squared(q: Tensor, y: Tensor) -> Tensor:

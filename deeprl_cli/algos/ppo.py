@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (deck Algorithm 8; Schulman et al. 2017), clipped objective, GAE, entropy bonus.
+"""Proximal policy optimisation (deck Algorithm 8; Schulman et al. 2017), clipped objective, GAE, entropy bonus, KL.
 
 Shapes: S seeds, T steps, B environments, N = T·B samples of a rollout, M a minibatch of them; scalars `(S, N)`.
 """
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
-from deeprl_cli.rl.noise import permutation
-from deeprl_cli.rl.objectives import clip_objective
+from deeprl_cli.rl.kl import ESTIMATORS, KLConfig, adapt, k3
+from deeprl_cli.rl.noise import bits, permutation
+from deeprl_cli.rl.objectives import OBJECTIVES
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import explained_variance, gae, mean, normalise
+from deeprl_cli.rl.targets import polyak_update
 from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt, RolloutConfig, UnitInterval
 
 
@@ -28,30 +31,46 @@ from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, Po
 class PPOConfig(RolloutConfig):
     lr: PositiveFloat
     batch_size: PositiveInt
+    minibatch: Literal["epochs", "sample"]
     epochs: PositiveInt
+    updates: PositiveInt | None
     gae_lambda: UnitInterval
+    objective: Literal["clip", "cpi"]
     clip_eps: PositiveFloat
     clip_schedule: Literal["constant", "linear"]
     ent_coef: NonNegativeFloat
     vf_coef: NonNegativeFloat
     normalize_advantage: bool
-    target_kl: PositiveFloat | None
+    kl: KLConfig
+
+    @property
+    def steps_per_update(self) -> int:
+        """n_steps of line 5: minibatches, and gradient steps, from one rollout."""
+        return self.updates or max(self.epochs * self.samples_per_update // self.batch_size, 1)
 
     def validate(self) -> None:
-        self.check_minibatches(self.batch_size)
+        self.kl.validate()
+        if self.minibatch == "epochs":
+            self.check_minibatches(self.batch_size)
+            if self.updates is not None:
+                raise ConfigError(
+                    f"algo.updates={self.updates} counts minibatches drawn by algo.minibatch=sample: give that as "
+                    "well, or algo.epochs=… instead"
+                )
 
     def gradient_work(self, total_steps: int) -> tuple[int, float]:
-        return self.batch_size, self.epochs * total_steps / self.batch_size
+        return self.batch_size, self.steps_per_update * total_steps / self.samples_per_update
 
 
 class Samples(NamedTuple):
-    """The experience buffer M: ⟨s, a, log p, R̂, Â⟩ of line 12, `(S, N, …)`, and the weight of each sample."""
+    """The experience buffer M: ⟨s, a, log p, R̂, Â⟩ of line 4, `(S, N, …)`, the parameters of π_ref(s, ·), weights."""
 
     obs: Tensor
     action: Tensor
     log_p: Tensor
     returns: Tensor
     advantage: Tensor
+    ref: Tensor
     weight: Tensor
 
 
@@ -66,6 +85,7 @@ class PPO(Algorithm):
     config: PPOConfig
     active: Tensor
     clip_eps: Tensor
+    kl_coef: Tensor
 
     def __init__(self, config: PPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
@@ -74,17 +94,28 @@ class PPO(Algorithm):
         make = self.make_network
         self.model = Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), seeds, name="model")
         self.optimiser = Optimiser(config, config.lr, [self.model.flat])
+        self.objective, self.kl = OBJECTIVES[config.objective], ESTIMATORS[config.kl.estimator]
+        self.kl_target = config.kl.target or 0.0
+        if config.kl.ref == "initial":
+            self.initial = self.model.target()  # π_ref for good; otherwise it is π, that gathered the experience
+        self.register_buffer("kl_coef", torch.full((len(seeds),), config.kl.coef))  # β
         self.register_buffer("clip_eps", torch.full((len(seeds),), config.clip_eps))
-        self.register_buffer("active", torch.ones(len(seeds), dtype=torch.bool))  # seeds that target_kl hasn't stopped
+        self.register_buffer(
+            "active", torch.ones(len(seeds), dtype=torch.bool)
+        )  # seeds that kl.mode=stop hasn't stopped
 
     def noise_spec(self) -> NoiseSpec:
-        order = permutation(self.config.epochs, self.config.rollout_length * self.config.num_envs)
-        return NoiseSpec(act=self.head.noise, step={"order": order})
+        c = self.config
+        order = permutation(c.epochs, c.samples_per_update)
+        drawn = bits(c.steps_per_update, c.batch_size)
+        return NoiseSpec(act=self.head.noise, step={"index": order if c.minibatch == "epochs" else drawn})
 
-    def set_progress(self, steps: int, horizon: int) -> None:
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
         if self.config.clip_schedule == "linear":
             self.clip_eps.fill_(self.config.clip_eps * max(1.0 - steps / horizon, 0.0))
+        if self.config.kl.ref == "initial" and steps == 0:  # whatever weights the run was given to start from
+            polyak_update(self.initial, self.model, rho=0.0)
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
         """π_θ'(s, ·)"""
@@ -100,62 +131,73 @@ class PPO(Algorithm):
         return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        """Algorithm 8, lines 4–8; `order` `(S, epochs, N)` shuffles the samples for every epoch."""
+        """Algorithm 8, lines 4–8. `index`: the samples in a new order for every epoch, `(S, epochs, N)`, or bits that
+        draw them, with replacement, for every minibatch, `(S, n_steps, M)`."""
         samples, metrics = self.gather_experience(rollout)
         self.active.fill_(True)
+        stopping = self.config.kl.mode == "stop"
         steps: list[Metrics] = []
-        counts: list[Tensor] = []  # which seeds learn from a step: target_kl stops each by itself
-        for epoch in noise["order"].unbind(1):
+        counts: list[Tensor] = []  # which seeds learn from a step: kl.mode=stop stops each by itself
+        for epoch in (noise["index"] % samples.weight.shape[1]).unbind(1):
             for minibatch in epoch.split(self.config.batch_size, 1):
-                if self.config.target_kl is not None:
+                if stopping:
                     counts.append(self.active.clone())
                 steps.append(self.step(samples, minibatch))
-            if self.config.target_kl is not None and not self.active.any():
+            if stopping and not self.active.any():
                 break
+        if self.config.kl.mode == "penalty":
+            metrics["policy/kl_coef"] = self.kl_coef.clone()
+        if self.config.kl.adaptive:
+            with torch.no_grad():
+                kl = mean(self.policy(samples.obs).kl(self.head(samples.ref)), samples.weight)
+            self.kl_coef.copy_(adapt(self.kl_coef, kl, self.kl_target))
         return {**metrics, **average(steps, counts)}
 
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:
         """Procedure "Gather experience": old log-probabilities, Â and R̂ = Â + V̂, once, before any update."""
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
-        steps = rollout.reward.shape[1:]
+        reward, steps = rollout.reward, rollout.reward.shape[1:]
         with torch.no_grad():
-            log_p = self.policy(obs).log_prob(action)  # p = π'(s, a), 'old' probabilities      (line 5)
+            ref = pi = self.model(obs, part="policy")
+            log_p = self.head(pi).log_prob(action)  # p = π'(s, a), 'old' probabilities        (line 5)
             value = self.value(obs).unflatten(1, steps)
             next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
+            if self.config.kl.ref == "initial":
+                ref = self.initial(obs, part="policy")
+        if self.config.kl.where == "reward":  # r − β log(π'/π_ref)
+            penalty = self.kl(self.head(pi), self.head(ref), action).unflatten(1, steps)
+            reward = reward - self.kl_coef.view(-1, 1, 1) * penalty
         ended = torch.maximum(rollout.terminated, rollout.truncated)
-        advantage = gae(
-            rollout.reward, value, next_value, rollout.terminated, ended, self.config.gamma, self.config.gae_lambda
-        )
+        advantage = gae(reward, value, next_value, rollout.terminated, ended, self.config.gamma, self.config.gae_lambda)
         returns = (advantage + value).flatten(1)  # (lines 9–10)
-        samples = Samples(obs, action, log_p, returns, advantage.flatten(1), weight)
+        samples = Samples(obs, action, log_p, returns, advantage.flatten(1), ref, weight)
         return samples, {"value/explained_variance": explained_variance(value.flatten(1), returns, weight)}
 
     def step(self, samples: Samples, minibatch: Tensor) -> Metrics:
         """One minibatch B of M, given by its indices `(S, M)`: lines 6–8."""
+        c = self.config
         b = take(samples, minibatch)
         theta = self.model.views()
-        pi, value = self.policy(b.obs, theta), self.value(b.obs, theta)
+        pi, ref, value = self.policy(b.obs, theta), self.head(b.ref), self.value(b.obs, theta)
         log_ratio = pi.log_prob(b.action) - b.log_p
-        advantage = normalise(b.advantage, b.weight) if self.config.normalize_advantage else b.advantage
+        ratio = log_ratio.exp()
+        advantage = normalise(b.advantage, b.weight) if c.normalize_advantage else b.advantage
 
         eps = self.clip_eps.unsqueeze(-1)
-        clip = mean(clip_objective(log_ratio.exp(), advantage, eps), b.weight)
+        surrogate = mean(self.objective(ratio, advantage, eps), b.weight)
         fit = mean((value - b.returns).square(), b.weight)  # procedure "Fit value function"
         entropy = mean(pi.entropy(), b.weight)
-        loss = -clip + self.config.vf_coef * fit - self.config.ent_coef * entropy
+        loss = -surrogate + c.vf_coef * fit - c.ent_coef * entropy
+        metrics = {"loss/policy": -surrogate, "loss/value": fit, "policy/entropy": entropy}
+        if c.kl.mode == "penalty" and c.kl.where == "loss":
+            divergence = self.kl(pi, ref, b.action)  # KL[π'(s, ·) ‖ π_ref(s, ·)]
+            metrics["loss/kl"] = mean(ratio * divergence if c.kl.importance_weight else divergence, b.weight)
+            loss = loss + self.kl_coef * metrics["loss/kl"]
 
         with torch.no_grad():
-            ratio = log_ratio.exp()
-            kl = mean(ratio - 1 - log_ratio, b.weight)  # k3 with r = π'/π, its expectation under π: KL[π ‖ π']
-            clipped = mean(((ratio - 1).abs() > eps).float(), b.weight)
-            if self.config.target_kl is not None:
-                self.active.logical_and_(kl <= 1.5 * self.config.target_kl)
-        norm = self.optimiser.step([self.model.gradients(loss, theta)], self.active)
-        return {
-            "loss/policy": -clip.detach(),
-            "loss/value": fit.detach(),
-            "policy/entropy": entropy.detach(),
-            "policy/kl": kl,
-            "policy/clip_fraction": clipped,
-            "optim/grad_norm": norm,
-        }
+            if c.kl.mode == "stop":  # KL[π ‖ π'], this way round: the actions were drawn from π
+                self.active.logical_and_(mean(self.kl(ref, pi, b.action), b.weight) <= 1.5 * self.kl_target)
+            metrics["policy/kl"] = mean(k3(log_ratio), b.weight)
+            metrics["policy/clip_fraction"] = mean(((ratio - 1).abs() > eps).float(), b.weight)
+        metrics["optim/grad_norm"] = self.optimiser.step([self.model.gradients(loss, theta)], self.active)
+        return {name: metric.detach() for name, metric in metrics.items()}

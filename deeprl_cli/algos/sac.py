@@ -1,6 +1,6 @@
 """Soft actor-critic (deck Algorithm 7; Haarnoja et al. 2018, 2019; Spinning Up's presentation).
 
-Shapes: S seeds, B minibatch, A action dimensions, 2 critics; obs `(S, B, *obs)`, action `(S, B, A)` in (−1, 1).
+Shapes: S seeds, B minibatch, A action dimensions, C critics; obs `(S, B, *obs)`, action `(S, B, A)` in (−1, 1).
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from torch import Tensor, nn
 
 from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
-from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
 from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.rl.targets import polyak_update, td_target
-from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, ReplayConfig, UnitInterval
+from deeprl_cli.rl.targets import PolyakConfig, critic_losses, polyak_update, q_values, td_target
+from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
-class SACConfig(ReplayConfig):
+class SACConfig(PolyakConfig):
     lr_actor: PositiveFloat
     lr_critic: PositiveFloat
     lr_alpha: PositiveFloat
-    rho: UnitInterval
+    critics: Literal[1, 2]
     alpha: NonNegativeFloat | Literal["auto"]
     alpha_init: PositiveFloat
     target_entropy: float | Literal["auto"]
@@ -42,6 +41,7 @@ class SAC(Algorithm):
 
     loop = "replay"
     action_spaces = (Box,)
+    bounded_actions = True
     reference = "deck Algorithm 7"
     Config = SACConfig
     config: SACConfig
@@ -53,7 +53,7 @@ class SAC(Algorithm):
         size = math.prod(self.action_shape)
 
         self.actor = Stacked(lambda: self.make_network(2 * size), seeds, name="actor")  # θ: μ and log σ
-        self.critic = Stacked(lambda: self.make_network(1, extra=size), seeds, 2, name="critic")  # w₁, w₂
+        self.critic = Stacked(lambda: self.make_network(1, extra=size), seeds, c.critics, name="critic")  # w₁, w₂
         self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
         start = c.alpha_init if c.alpha == "auto" else max(c.alpha, 1e-30)
         self.log_alpha = nn.Parameter(torch.full((len(seeds),), math.log(start)))
@@ -63,24 +63,12 @@ class SAC(Algorithm):
         self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
         self.alpha_optimiser = Optimiser(c, c.lr_alpha, [self.log_alpha])
 
-    @classmethod
-    def check(cls, config: SACConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
-        super().check(config, network, spec)
-        if isinstance(spec.action_space, Box) and not spec.action_space.is_bounded():
-            raise ConfigError(
-                f"algo={config.name} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
-            )
-
     def noise_spec(self) -> NoiseSpec:
         xi = normal(self.config.batch_size, math.prod(self.action_shape))
         return NoiseSpec(act=normal(math.prod(self.action_shape)), step={"xi": xi, "next_xi": xi})
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> SquashedGaussian:
         return SquashedGaussian(self.actor(obs, params=params))
-
-    def q(self, critic: Stacked, obs: Tensor, action: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Q_{w_j}(s, a) for j = 1, 2: `(S, 2, B)`."""
-        return critic(obs, action, params=params).squeeze(-1)
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         with torch.no_grad():
@@ -100,14 +88,14 @@ class SAC(Algorithm):
         # critics: ∇_{w_i} 1/|B| Σ (Q_{w_i}(s, a) − y)²                                          (line 9)
         w = self.critic.views()
         y = self.target(batch, noise["next_xi"], alpha)
-        q = self.q(self.critic, batch.obs, action, w)
+        q = q_values(self.critic, batch.obs, action, w)
         critic_loss = critic_losses(q, y, batch.weight)
         critic_norm = self.critic_optimiser.step([self.critic.gradients(critic_loss, w)])
 
         # actor: ∇_θ 1/|B| Σ (min_j Q_{w_j}(s, ã_θ(s)) − α log π_θ(s, ã_θ(s))), ascending        (line 10)
         theta = self.actor.views()
         a_tilde, log_pi = self.policy(batch.obs, theta).rsample(noise["xi"])
-        q_tilde = self.q(self.critic, batch.obs, a_tilde).amin(1)
+        q_tilde = q_values(self.critic, batch.obs, a_tilde).amin(1)
         actor_loss = actor_objective(q_tilde, log_pi, alpha, batch.weight).neg()
         actor_norm = self.actor_optimiser.step([self.actor.gradients(actor_loss, theta)])
 
@@ -117,7 +105,7 @@ class SAC(Algorithm):
         if self.config.alpha == "auto":
             self.alpha_optimiser.step(list(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha])))
 
-        polyak_update(self.critic_target, self.critic, self.config.rho)  # (line 11)
+        polyak_update(self.critic_target, self.critic, self.config.keep)  # (line 11)
         return {
             "loss/critic": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),
@@ -134,16 +122,9 @@ class SAC(Algorithm):
     def target(self, batch: Transition, next_xi: Tensor, alpha: Tensor) -> Tensor:
         """y = r + γ(1 − d)(min_j Q_{w_j^target}(s', ã') − α log π(s', ã')), ã' ~ π_θ(s', ·) anew        (line 8)"""
         next_a, next_log_pi = self.policy(batch.next_obs).rsample(next_xi)
-        next_q = self.q(self.critic_target, batch.next_obs, next_a).amin(1)
+        next_q = q_values(self.critic_target, batch.next_obs, next_a).amin(1)
         soft_value = next_q - alpha.unsqueeze(-1) * next_log_pi
         return td_target(batch.reward, batch.terminated, soft_value, self.config.gamma)
-
-
-def critic_losses(q: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Σ_i mean (Q_{w_i} − y)²: q `(S, 2, B)`, y `(S, B)`, out `(S,)`."""
-    assert q.shape[2:] == y.shape[1:]
-    squared = (q - y.unsqueeze(1)).square().sum(1)
-    return mean(squared, weight)
 
 
 def actor_objective(min_q: Tensor, log_pi: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:

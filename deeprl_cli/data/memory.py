@@ -31,11 +31,7 @@ def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
     """Raise ConfigError when the replay memory that this run will fill is larger than what the machine has free."""
     if not isinstance(cfg.algo, ReplayConfig):
         return
-    rows = min(cfg.algo.buffer_capacity, cfg.total_steps)  # rows never written take no memory
-    if is_image(spec.observation_space):
-        needed = FrameMemory.bytes_needed(spec, cfg.seeds, rows, cfg.algo.num_envs, cfg.env.frame_stack)
-    else:
-        needed = Replay.bytes_needed(spec, cfg.seeds, rows)
+    rows, needed = _rows(cfg.algo, cfg.total_steps), memory_bytes(cfg, spec)
     free = free_bytes(cfg.hardware.name)
     if free is not None and needed > 0.9 * free:
         fitting = int(0.8 * free / needed * rows)
@@ -43,6 +39,19 @@ def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
             f"the replay memory needs {needed / 2**30:.1f} GiB for {cfg.seeds} x {rows} transitions, "
             f"{free / 2**30:.1f} GiB are free: give algo.buffer_capacity={fitting} or fewer seeds"
         )
+
+
+def memory_bytes(cfg: RunConfig, spec: EnvSpec) -> int:
+    """What the replay memory will have taken at the run's end; the same on the disk, in a checkpoint."""
+    assert isinstance(cfg.algo, ReplayConfig)
+    rows = _rows(cfg.algo, cfg.total_steps)
+    if is_image(spec.observation_space):
+        return FrameMemory.bytes_needed(spec, cfg.seeds, rows, cfg.algo.num_envs, cfg.env.frame_stack)
+    return Replay.bytes_needed(spec, cfg.seeds, rows)
+
+
+def _rows(algo: ReplayConfig, total_steps: int) -> int:
+    return min(algo.buffer_capacity, total_steps)  # rows never written take no memory
 
 
 def free_bytes(hardware: str) -> int | None:

@@ -27,12 +27,29 @@ class Rollout:
             "truncated": ((), torch.float32),
             "weight": ((), torch.float32),
         }
-        self._tensors = {
-            name: torch.zeros(num_seeds, length, num_envs, *shape, dtype=dtype)
-            for name, (shape, dtype) in shapes.items()
-        }
-        # time first, environments flat, sharing memory: one numpy assignment writes a step of all seeds
-        self._steps = {name: t.numpy() for name, t in self._tensors.items()}
+        self._allocate(
+            {n: torch.zeros(num_seeds, length, num_envs, *shape, dtype=dtype) for n, (shape, dtype) in shapes.items()}
+        )
+
+    def _allocate(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+        # sharing memory: one numpy assignment writes a step of all seeds
+        self._steps = {name: t.numpy() for name, t in tensors.items()}
+
+    def clear(self) -> None:
+        """Forget everything: what isn't written again is zeros, of weight 0."""
+        for tensor in self._tensors.values():
+            tensor.zero_()
+
+    def grow(self, length: int) -> None:
+        """Make room for `length` steps; the new ones have weight 0."""
+        if length > self.length:
+            more = {
+                name: torch.cat((t, torch.zeros_like(t[:, :1]).expand(-1, length - self.length, *t.shape[2:])), 1)
+                for name, t in self._tensors.items()
+            }
+            self.length = length
+            self._allocate(more)
 
     def put(self, t: int, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
         """Store step `t` of all N = S·B environments."""
@@ -40,8 +57,13 @@ class Rollout:
         for store, value in zip(self._steps.values(), values, strict=True):
             store[:, t] = value.reshape(store.shape[0], *store.shape[2:])
 
-    def read(self, device: torch.device | str) -> Transition:
-        return Transition(**{name: tensor.to(device) for name, tensor in self._tensors.items()})
+    def read(self, device: torch.device | str, length: int | None = None) -> Transition:
+        """All steps, or the first `length`."""
+        if length is None or length == self.length:
+            return Transition(**{name: tensor.to(device) for name, tensor in self._tensors.items()})
+        # cloned: the layout in memory, too, is that of `length` steps, whatever there is room for
+        packed = {n: t[:, :length].clone(memory_format=torch.contiguous_format) for n, t in self._tensors.items()}
+        return Transition(**{name: tensor.to(device) for name, tensor in packed.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._tensors)

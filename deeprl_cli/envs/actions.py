@@ -25,6 +25,7 @@ class ActionView:
     def __init__(self, env_id: str, space: gym.Space[Any], count: int = 1) -> None:
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
         self.record_dtype = self.dtype
+        self._source = space
         self.scalar = False  # one whole number per environment
         self._decode: Callable[[Array], Array] = _same
         if isinstance(space, spaces.Discrete):
@@ -56,6 +57,18 @@ class ActionView:
     def decode(self, actions: npt.ArrayLike) -> Array:
         """The environments' own actions (N, *env action) from the algorithm's (N, *action); a fresh array for Boxes."""
         return self._decode(np.asarray(actions, self.dtype))
+
+    def encode(self, action: npt.ArrayLike) -> Array:
+        """The algorithm's action (*action) for one of the environment's own: the way back from `decode`."""
+        own = np.asarray(action)
+        if isinstance(self._source, spaces.Box):
+            low, high = self._source.low.astype(np.float64), self._source.high.astype(np.float64)
+            finite = np.isfinite(low) & np.isfinite(high)
+            with np.errstate(invalid="ignore"):  # of infinite bounds, not used
+                own = np.where(finite, 2 * (own - low) / np.where(finite, high - low, 1) - 1, own)
+        else:
+            own = own - getattr(self._source, "start", 0)
+        return own.astype(self.dtype).reshape(self.shape)
 
 
 def _same(actions: Array) -> Array:

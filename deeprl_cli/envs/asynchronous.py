@@ -79,6 +79,8 @@ class Worker(gym.Wrapper[Any, Any, Any, Any]):
 class AsynchronousVectorEnv(ReplayedVectorEnv):
     """N environments, one process each, observations through shared memory."""
 
+    pausable = False
+
     def __init__(
         self,
         env_id: str,
@@ -116,7 +118,8 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         self.obs = self._reset_masked(seeds, None).copy()
         return self.obs
 
-    def step(self, actions: npt.ArrayLike) -> Step:
+    def step(self, actions: npt.ArrayLike, running: npt.NDArray[np.bool_] | None = None) -> Step:
+        assert running is None, "this back-end can't pause"
         actions = np.asarray(actions)
         try:
             observed, reward, terminated, truncated, info = self._envs.step(self._actions.decode(actions))
@@ -126,6 +129,7 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         self._history.append(actions)
         self._returns = [total + gained for total, gained in zip(self._returns, reward.tolist(), strict=True)]
         next_obs: Array = observed.copy()
+        self._examine(next_obs, reward)
         done = terminated | truncated
         end = done & ~info.get(LIFE_LOST, np.zeros(self.num_envs, bool)).astype(bool)
         result = Step(

@@ -79,6 +79,13 @@ def registered_ids() -> list[str]:
     return sorted(registry)
 
 
+def metadata(env_id: str) -> dict[str, Any]:
+    """What the environment's class says of itself (`metadata`), without building one. Raises ConfigError."""
+    entry_point = resolve(env_id).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return getattr(creator, "metadata", None) or {}
+
+
 @contextlib.contextmanager
 def quiet_construction() -> Iterator[None]:
     """Without the warnings that are advice to an environment's developer; a user can't act on them."""

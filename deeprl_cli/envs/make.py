@@ -25,9 +25,19 @@ from deeprl_cli.schema import EnvConfig
 Env = gym.Env[Any, Any]
 
 
-def make_vector_env(cfg: EnvConfig, seeds: Sequence[int], num_envs: int, *, training: bool) -> VectorEnv:
+def make_vector_env(
+    cfg: EnvConfig,
+    seeds: Sequence[int],
+    num_envs: int,
+    *,
+    training: bool,
+    groups_of: int = 1,
+    own_noise: bool = False,
+) -> VectorEnv:
     """N = len(seeds) * num_envs environments, seed-major. `training` turns on what only learning should see (reward
-    clipping, lost lives as ends) and keeps training and evaluation episodes apart.
+    clipping, lost lives as ends) and keeps training and evaluation episodes apart. `groups_of` environments in a row
+    share each episode's reset, and with `own_noise` only that: what they draw afterwards is each one's own (both the
+    synchronous back-end's only).
 
     Raises ConfigError for everything that can't be built or acted in.
     """
@@ -47,7 +57,26 @@ def make_vector_env(cfg: EnvConfig, seeds: Sequence[int], num_envs: int, *, trai
         return AsynchronousVectorEnv(cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip)
     from deeprl_cli.envs.sync import SyncVectorEnv
 
-    return SyncVectorEnv(cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip)
+    return SyncVectorEnv(
+        cfg.id,
+        make_env,
+        seeds,
+        num_envs,
+        training=training,
+        clip_reward=clip,
+        groups_of=groups_of,
+        own_noise=own_noise,
+    )
+
+
+def draws_from_np_random(cfg: EnvConfig) -> bool:
+    """Whether the environment takes the generator that gymnasium gives it on reset(seed=…). Raises ConfigError."""
+    env = build_env(cfg, training=True)
+    try:
+        env.reset(seed=0)
+        return getattr(env.unwrapped, "_np_random", None) is not None
+    finally:
+        env.close()
 
 
 def env_spec(cfg: EnvConfig) -> EnvSpec:

@@ -28,6 +28,8 @@ NEVER = 1 << 62
 class SyncVectorEnv(ReplayedVectorEnv):
     """N environments built by `make_env`, stepped one after another in this process."""
 
+    pausable = True
+
     def __init__(
         self,
         env_id: str,
@@ -37,10 +39,20 @@ class SyncVectorEnv(ReplayedVectorEnv):
         *,
         training: bool,
         clip_reward: bool,
+        groups_of: int = 1,
+        own_noise: bool = False,
     ) -> None:
         self._envs = [make_env() for _ in range(len(seeds) * num_envs)]
         action_view = ActionView(env_id, self._envs[0].action_space, len(self._envs))
-        super().__init__(action_view, seeds, num_envs, training=training, clip_reward=clip_reward)
+        super().__init__(
+            action_view,
+            seeds,
+            num_envs,
+            training=training,
+            clip_reward=clip_reward,
+            groups_of=groups_of,
+            own_noise=own_noise,
+        )
         self._observations = ObservationView(env_id, self._envs[0].observation_space)
         self.spec = EnvSpec(env_id, self._observations.space, action_view.space)
         for env in self._envs:
@@ -61,7 +73,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         self.obs = obs
         return obs
 
-    def step(self, actions: npt.ArrayLike) -> Step:
+    def step(self, actions: npt.ArrayLike, running: npt.NDArray[np.bool_] | None = None) -> Step:
         actions = np.asarray(actions, self._action_dtype)
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
@@ -74,7 +86,17 @@ class SyncVectorEnv(ReplayedVectorEnv):
         ended: dict[int, tuple[bool, bool, bool]] = {}
         index = 0
         try:
-            if view.reshapes:
+            if running is not None and not running.all():
+                assert self.obs is not None
+                obs[:], reward[:] = self.obs if view.offset is None else self.obs + view.offset, 0.0
+                for index in np.flatnonzero(running).tolist():
+                    observation, gained, terminated, truncated, info = self._step_functions[index](rows[index])
+                    obs[index] = np.reshape(observation, view.shape)
+                    reward[index] = gained
+                    returns[index] += float(gained)
+                    if terminated or truncated:
+                        ended[index] = (terminated, truncated, LIFE_LOST in info)
+            elif view.reshapes:
                 for index, step in enumerate(self._step_functions):
                     observation, gained, terminated, truncated, info = step(rows[index])
                     obs[index] = np.reshape(observation, view.shape)
@@ -95,9 +117,13 @@ class SyncVectorEnv(ReplayedVectorEnv):
         if view.offset is not None:
             obs -= view.offset
         self._history.append(actions)
+        if running is not None:
+            self._history.leave_out(~running)
+        self._examine(obs, reward)
         if self._history.time >= self._deadline:
             for late in np.flatnonzero(self._history.time - self._history.starts >= self._limit[0]).tolist():
                 ended[late] = (ended.get(late, (False,))[0], True, False)
+            self._set_deadline()  # nothing may be late yet, where environments paused
         count = self.num_envs
         result = Step(
             obs,
@@ -105,7 +131,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
             np.sign(reward) if self._clip_reward else reward,
             np.zeros(count, bool),
             np.zeros(count, bool),
-            self._ones.copy(),
+            self._ones.copy() if running is None else running.astype(np.float32),
             np.zeros(count, bool),
             np.zeros(count, np.float32),
             np.zeros(count, np.int64),
@@ -141,6 +167,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         except Exception as error:
             error.add_note(f"raised by the reset of {self._where(index)}")
             raise
+        _reseed(self._inner[index], self._noise(index))
         if check:
             self._observations.check(observation)
         obs[index] = self._converted(observation)
@@ -154,7 +181,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
 
     def _replay(self, episodes: Mapping[int, tuple[int, Array]]) -> dict[int, Array]:
         restored = {
-            index: self._converted(replay(self._inner[index], seed, self._env_actions(actions)))
+            index: self._converted(replay(self._inner[index], seed, self._env_actions(actions), self._noise(index)))
             for index, (seed, actions) in episodes.items()
         }
         self._set_deadline()
@@ -179,14 +206,21 @@ def _quicken(space: gym.Space[Any]) -> None:
         space.__class__ = QuickDiscrete
 
 
-def replay(env: Env, seed: int, actions: Any) -> Any:
+def replay(env: Env, seed: int, actions: Any, noise: np.random.Generator | None = None) -> Any:
     """Bring `env` to where `actions` after reset(seed) lead; its observation there. Lost lives go on as in training."""
     observation, _ = env.reset(seed=seed)
+    _reseed(env, noise)
     for action in actions:
         observation, _, _, _, info = env.step(action)
         if LIFE_LOST in info:
             observation, _ = env.reset()
     return observation
+
+
+def _reseed(env: Env, noise: np.random.Generator | None) -> None:
+    """Have the environment draw from `noise` from here on, where there is any."""
+    if noise is not None:
+        env.unwrapped.np_random = noise
 
 
 def _peel(env: Env) -> tuple[Env, int | None]:

@@ -10,15 +10,22 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import registry
 
+from deeprl_cli.envs.arithqa import ARITH_QA_ID, ArithQA
+
 CHAIN_ID = "deeprl/Chain-v0"
 PIXEL_CATCH_ID = "deeprl/PixelCatch-v0"
 
 
 def register_own_envs() -> None:
-    """Make the `deeprl/…` ids known to gymnasium; may be called again."""
-    for env_id, name, limit in ((CHAIN_ID, "Chain", 20), (PIXEL_CATCH_ID, "PixelCatch", None)):
+    """Make our ids known to gymnasium; may be called again."""
+    own = (
+        (CHAIN_ID, f"{__name__}:Chain", 20),
+        (PIXEL_CATCH_ID, f"{__name__}:PixelCatch", None),
+        (ARITH_QA_ID, f"{ArithQA.__module__}:{ArithQA.__name__}", None),
+    )
+    for env_id, entry_point, limit in own:
         if env_id not in registry:
-            gym.register(env_id, f"{__name__}:{name}", max_episode_steps=limit)
+            gym.register(env_id, entry_point, max_episode_steps=limit)
 
 
 class Chain(gym.Env[Any, Any]):

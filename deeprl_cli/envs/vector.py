@@ -39,6 +39,7 @@ class VectorEnv(ABC):
 
     spec: EnvSpec
     replayable: bool
+    pausable: bool  # whether step() can leave environments out
 
     def __init__(self, seeds: Sequence[int], num_envs: int, *, training: bool, clip_reward: bool) -> None:
         self.seeds = list(seeds)
@@ -53,8 +54,12 @@ class VectorEnv(ABC):
         """Start a new episode everywhere; the first observations (N, *obs)."""
 
     @abstractmethod
-    def step(self, actions: npt.ArrayLike) -> Step:
-        """Apply actions (N, *action). What an environment raises passes through, with a note saying which it was."""
+    def step(self, actions: npt.ArrayLike, running: npt.NDArray[np.bool_] | None = None) -> Step:
+        """Apply actions (N, *action). What an environment raises passes through, with a note saying which it was.
+
+        Where `running` (N,) is False an environment stands still (`pausable` back-ends only): its transition is a dummy
+        of weight 0 and reward 0 that leads to where it was.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -93,6 +98,7 @@ class NextStepVectorEnv(VectorEnv):
     """
 
     replayable = False
+    pausable = False
 
     def __init__(self, seeds: Sequence[int], num_envs: int, *, training: bool, clip_reward: bool) -> None:
         super().__init__(seeds, num_envs, training=training, clip_reward=clip_reward)
@@ -117,7 +123,8 @@ class NextStepVectorEnv(VectorEnv):
         self._lengths[:] = 0
         return self.obs
 
-    def step(self, actions: npt.ArrayLike) -> Step:
+    def step(self, actions: npt.ArrayLike, running: npt.NDArray[np.bool_] | None = None) -> Step:
+        assert running is None, "this back-end can't pause"
         obs, rewards, terminated, truncated, continues = self._step_all(np.asarray(actions))
         real = ~self._dummy
         reward = np.where(real, rewards, 0.0).astype(np.float64)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 from torch import nn
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.modules import ActorCritic, Flatten, NatureCNN, Network, OneHot, orthogonal
-from deeprl_cli.schema import NetworkConfig
+from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
+from deeprl_cli.nets.modules import (
+    ActorCritic,
+    Flatten,
+    NatureCNN,
+    Network,
+    OneHot,
+    PolicyNetwork,
+    orthogonal,
+    orthogonal_head,
+)
+from deeprl_cli.nets.spaces import MOST_FEATURES, MOST_ROWS, bounds_of, fits, is_image, per_dimension, shown, sizes_of
+from deeprl_cli.nets.tables import JointIndex, Table, Tiles, UnitBox
+from deeprl_cli.nets.transformer import Transformer
+from deeprl_cli.schema import LayersConfig, LinearConfig, NetworkConfig, TransformerConfig
 
 SMALLEST_FRAME = 36  # pixels a side that survive the three convolutions of the Nature CNN
 
@@ -19,40 +33,133 @@ class NetworkFactory:
     """Makes networks for one observation space: `factory(out_features, …)` builds a fresh single-agent module.
 
     `hidden` and `activation` are the algorithm's own, used where the network options leave them null. Raises
-    ConfigError when the named network can't read the observation.
+    ConfigError when the named network can't read the observation. `bounded`: the network scales observations by their
+    bounds, so that it must see them as they are (not normalised).
     """
 
     def __init__(self, space: gym.Space[Any], config: NetworkConfig, hidden: Sequence[int], activation: str) -> None:
         self.space, self.name = space, resolve_name(space, config.name)
-        self.hidden = [] if self.name == "linear" else list(config.hidden if config.hidden is not None else hidden)
-        if self.name == "cnn" and config.hidden is None:
-            self.hidden = [512]  # the fully connected layer of Mnih et al. (2015)
-        self.activation = config.activation or ("relu" if self.name == "cnn" else activation)
-        self.share = config.share
+        self.features = config.features if isinstance(config, LinearConfig) else "identity"
+        self.bounded = self.features not in ("identity", "onehot")
+        self.hidden: list[int] = []
+        self.activation = activation
+        self.share = isinstance(config, LayersConfig | TransformerConfig) and config.share
+        if isinstance(config, LayersConfig):
+            self.hidden = list(config.hidden if config.hidden is not None else hidden)
+            if self.name == "cnn" and config.hidden is None:
+                self.hidden = [512]  # the fully connected layer of Mnih et al. (2015)
+            self.activation = config.activation or ("relu" if self.name == "cnn" else activation)
+        self._make = self._maker(config)
 
-    def __call__(self, out_features: int, *, extra: int = 0, head_gain: float | None = None) -> Network:
-        """Output `(B, out_features)`; `extra` inputs join after the encoder; a `head_gain` asks for orthogonal."""
-        network = Network(self.encoder(), extra, self.hidden, out_features, self.activation)
-        return network if head_gain is None else orthogonal(network, head_gain)
+    def __call__(self, out_features: int, *, extra: int = 0, head_gain: float | None = None) -> nn.Module:
+        """Output `(B, out_features)`; `extra` inputs join after the encoder; a `head_gain` asks for orthogonal.
+
+        Tables and weights of features start at zero either way. Raises ConfigError where the network takes no `extra`.
+        """
+        if extra:
+            self.check_extra()
+        network = self._make(out_features, extra)
+        if head_gain is None or not isinstance(network, Network):
+            return network
+        if self.name == "transformer":  # whose blocks have a start of their own
+            orthogonal_head(network.head, head_gain)
+            return network
+        return orthogonal(network, head_gain)
 
     def actor_critic(self, out_features: int, *, log_std: bool) -> ActorCritic:
         """A policy head of `out_features` and a state value, sharing their trunk under `network.share`."""
         return ActorCritic(self, out_features, share=self.share, log_std=log_std)
 
+    def policy(self, out_features: int, *, log_std: bool) -> PolicyNetwork:
+        """A policy head of `out_features` alone, for algorithms without a critic or with one of its own."""
+        return PolicyNetwork(self, out_features, log_std=log_std)
+
+    def check_extra(self) -> None:
+        """Raise ConfigError for networks that can't read continuous actions beside the observation."""
+        if self.name not in ("linear", "mlp", "cnn") or self.features != "identity":
+            chosen = f"network={self.name}" + (f" network.features={self.features}" if self.name == "linear" else "")
+            raise ConfigError(
+                f"{chosen} can't be a critic Q(s, a) of continuous actions: use network=mlp, or network=linear with "
+                "network.features=identity; or an algorithm whose networks read observations alone, such as algo=ppo"
+            )
+
+    def _maker(self, config: NetworkConfig) -> Callable[[int, int], nn.Module]:
+        """(out_features, extra) to a module; everything that can be wrong is found here."""
+        if self.name == "tabular":
+            sizes = sizes_of(self.space)
+            fits(math.prod(sizes), MOST_ROWS, "network=tabular", "rows", "network=linear network.features=onehot")
+            return lambda out, _: Table(JointIndex(sizes), out)
+        if isinstance(config, LinearConfig):
+            if config.bounds is not None and not self.bounded:
+                raise ConfigError(
+                    f"network.bounds means nothing to network.features={self.features}: leave it out, or choose "
+                    "network.features=poly, fourier, rbf or tiles"
+                )
+            if self.features != "identity":
+                return _feature_maker(self.space, config)
+        encoder = self._transformer_maker(config) if isinstance(config, TransformerConfig) else self.encoder
+        return lambda out, extra: Network(encoder(), extra, self.hidden, out, self.activation)
+
+    def _transformer_maker(self, config: TransformerConfig) -> Callable[[], Transformer]:
+        values, length = sizes_of(self.space)[0], len(sizes_of(self.space))
+        if config.d_model % config.heads:
+            raise ConfigError(
+                f"network.d_model={config.d_model} doesn't divide among network.heads={config.heads}: "
+                f"use network.d_model={-(-config.d_model // config.heads) * config.heads}"
+            )
+        return lambda: Transformer(values, length, config.d_model, config.layers, config.heads)
+
     def encoder(self) -> nn.Module:
-        if isinstance(self.space, gym.spaces.Discrete):
-            return OneHot([int(self.space.n)])
-        if isinstance(self.space, gym.spaces.MultiDiscrete):
-            return OneHot([int(n) for n in self.space.nvec])
+        if isinstance(self.space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+            return OneHot(sizes_of(self.space))
         assert isinstance(self.space, gym.spaces.Box)
         if self.name == "cnn":
             return NatureCNN(self.space.shape, channels_last(self.space.shape))
         return Flatten(self.space.shape, 1 / 255 if self.space.dtype == "uint8" else 1.0)
 
 
-def is_image(space: gym.Space[Any]) -> bool:
-    """A Box of three axes of bytes."""
-    return isinstance(space, gym.spaces.Box) and len(space.shape) == 3 and space.dtype == "uint8"
+def starts_at_zero(config: NetworkConfig) -> bool:
+    """Whether every seed and copy starts with the same outputs: tables, and weights of features."""
+    return config.name == "tabular" or (isinstance(config, LinearConfig) and config.features != "identity")
+
+
+def refuse_sharing(algo: str, config: NetworkConfig) -> None:
+    """Raise ConfigError where one trunk for actor and critic is asked of an algorithm that updates them apart."""
+    if isinstance(config, LayersConfig | TransformerConfig) and config.share:
+        raise ConfigError(
+            f"algo={algo} updates policy and value function apart, each with a learning rate and a network of its own: "
+            "use network.share=false, or algo=a2c"
+        )
+
+
+def _feature_maker(space: gym.Space[Any], config: LinearConfig) -> Callable[[int, int], nn.Module]:
+    """Linear in features other than the observation itself. Raises ConfigError where they don't fit the space."""
+    name = f"network.features={config.features}"
+    if config.features == "onehot":
+        if isinstance(space, gym.spaces.Box):
+            raise ConfigError(
+                f"{name} reads Discrete or MultiDiscrete observations, not {shown(space)}: use "
+                "network.features=tiles or network.features=identity"
+            )
+        sizes = sizes_of(space)
+        return lambda out, _: Linear(OneHot(sizes), out)
+    if not isinstance(space, gym.spaces.Box) or is_image(space):
+        instead = "network=cnn" if is_image(space) else "network.features=onehot or network=tabular"
+        raise ConfigError(f"{name} reads vectors, not {shown(space)}: use {instead}")
+    unit = UnitBox(bounds_of(space, config.bounds))
+    k = len(unit.scales)
+    if config.features == "tiles":
+        tiles = Tiles(unit, config.tilings, per_dimension(config.bins, k, "network.bins"))
+        fits(tiles.rows, MOST_ROWS, name, "tiles", "fewer network.bins or network.tilings, or network=mlp")
+        return lambda out, _: Table(tiles, out)
+    features: Polynomial | Fourier | RadialBasis
+    if config.features == "rbf":
+        features = RadialBasis(unit, per_dimension(config.centres, k, "network.centres"), config.width)
+        fits(features.out_features, MOST_FEATURES, name, "features", "fewer network.centres, or network=mlp")
+    else:
+        features = (Polynomial if config.features == "poly" else Fourier)(unit, config.order)
+        fits(features.out_features, MOST_FEATURES, name, "features", "a lower network.order, or network=mlp")
+    return lambda out, _: Linear(features, out)
 
 
 def channels_last(shape: Sequence[int]) -> bool:
@@ -66,10 +173,21 @@ def resolve_name(space: gym.Space[Any], name: str) -> str:
     if name == "auto":
         name = "cnn" if image else "mlp"
     if name == "cnn" and not image:
-        raise ConfigError(f"network=cnn reads images (bytes, three axes), not {space}: use network=mlp or network=auto")
+        raise ConfigError(
+            f"network=cnn reads images (bytes, three axes), not {shown(space)}: use network=mlp or network=auto"
+        )
     if name == "cnn" and min(sorted(space.shape or ())[-2:]) < SMALLEST_FRAME:
         raise ConfigError(
             f"network=cnn needs frames of at least {SMALLEST_FRAME}x{SMALLEST_FRAME}, "
             f"not {space.shape}: use network=mlp"
+        )
+    if name == "tabular" and isinstance(space, gym.spaces.Box):
+        raise ConfigError(
+            f"network=tabular looks up Discrete or MultiDiscrete observations, not {shown(space)}: use "
+            + ("network=cnn" if image else "network=linear network.features=tiles (tables over a grid), or network=mlp")
+        )
+    if name == "transformer" and not (isinstance(space, gym.spaces.MultiDiscrete) and len(set(space.nvec.flat)) == 1):
+        raise ConfigError(
+            f"network=transformer reads tokens (MultiDiscrete, all of one size), not {shown(space)}: use network=auto"
         )
     return name

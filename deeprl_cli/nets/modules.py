@@ -99,10 +99,11 @@ class ActorCritic(nn.Module):
     state-independent log standard deviation for each of the `out_features` means, so that P is twice as wide.
     """
 
-    def __init__(self, make: Callable[..., Network], out_features: int, *, share: bool, log_std: bool) -> None:
+    def __init__(self, make: Callable[..., nn.Module], out_features: int, *, share: bool, log_std: bool) -> None:
         super().__init__()
         self.actor = make(out_features, head_gain=0.01)
         if share:
+            assert isinstance(self.actor, Network)
             self.critic: nn.Module = orthogonal_head(nn.Linear(self.actor.head.in_features, 1), 1.0)
         else:
             self.critic = make(1, head_gain=1.0)
@@ -111,8 +112,22 @@ class ActorCritic(nn.Module):
 
     def forward(self, obs: Tensor, part: str) -> Tensor:
         if part == "value":
-            value: Tensor = self.critic(self.actor.features(obs) if self.share else obs)
+            value: Tensor = self.critic(self.actor.features(obs) if self.share else obs)  # type: ignore[operator]
             return value.squeeze(-1)
+        logits: Tensor = self.actor(obs)
+        return logits if self.log_std is None else torch.cat((logits, self.log_std.expand_as(logits)), -1)
+
+
+class PolicyNetwork(nn.Module):
+    """A policy alone: obs to `(B, P)`. Its parameters have the names of an ActorCritic's policy, so that the weights of
+    one start the other (`init_from`)."""
+
+    def __init__(self, make: Callable[..., nn.Module], out_features: int, *, log_std: bool) -> None:
+        super().__init__()
+        self.actor = make(out_features, head_gain=0.01)
+        self.log_std = nn.Parameter(torch.zeros(out_features)) if log_std else None
+
+    def forward(self, obs: Tensor) -> Tensor:
         logits: Tensor = self.actor(obs)
         return logits if self.log_std is None else torch.cat((logits, self.log_std.expand_as(logits)), -1)
 

@@ -27,7 +27,7 @@ class Stacked(nn.Module):
     clip or a Polyak update a handful of operations; `tensors(seed)` gives the parameters under their real names.
 
     `forward(*inputs)` takes inputs `(S, B, …)` and returns `(S, B, …)`, or `(S, C, B, …)` with copies (the inputs are
-    shared by the copies).
+    shared by the copies, and `params` may hold the first few of them).
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Stacked(nn.Module):
         super().__init__()
         members = [seeded(make, mix(seed, f"init/{name}/{copy}")) for seed in seeds for copy in range(copies or 1)]
         self.num_seeds, self.copies = len(seeds), copies
+        self.copy_of: list[Stacked] = []  # of a target: its original (in a list: not a submodule)
         self._template = [members[0]]  # in a list: its parameters are not this module's own
         self.shapes = {name: parameter.shape for name, parameter in members[0].named_parameters()}
         if any(True for _ in members[0].buffers()):
@@ -57,9 +58,9 @@ class Stacked(nn.Module):
         rows = [tensor.flatten(lead) for tensor in tensors]
         return torch.cat([F.pad(r, (0, size - r.shape[-1])) for r, size in zip(rows, self._sizes, strict=True)], -1)
 
-    def views(self) -> dict[str, Tensor]:
-        """Each parameter `(S, *copies, *shape)` under its real name, as a view of the flat storage."""
-        chunks = self.flat.split(self._sizes, -1)
+    def views(self, flat: Tensor | None = None) -> dict[str, Tensor]:
+        """Each parameter `(S, *copies, *shape)` under its real name, as a view of the flat storage, or of another."""
+        chunks = (self.flat if flat is None else flat).split(self._sizes, -1)
         return {
             name: chunk[..., : math.prod(shape)].unflatten(-1, shape)
             for chunk, (name, shape) in zip(chunks, self.shapes.items(), strict=True)
@@ -73,18 +74,30 @@ class Stacked(nn.Module):
             output: Tensor = functional_call(self._template[0], member, x, options, tie_weights=False)
             return output
 
-        # One seed needs no batching rule: a direct call is plain matrix products, and eager mode is faster for it.
-        member_axis = apply if self.copies is None else vmap(apply, in_dims=(0,) + (None,) * len(inputs))
+        def only(members: dict[str, Tensor], *x: Tensor) -> Tensor:
+            return apply({name: p[0] for name, p in members.items()}, *x).unsqueeze(0)
+
+        # One copy and one seed need no batching rule: a direct call is plain matrix products, and faster in eager mode.
+        member_axis: Callable[..., Tensor] = apply
+        if self.copies is not None:
+            copies = next(iter(params.values())).shape[1]  # `params` may hold some of them
+            member_axis = only if copies == 1 else vmap(apply, in_dims=(0,) + (None,) * len(inputs))
         if self.num_seeds == 1:
             return member_axis({n: p[0] for n, p in params.items()}, *[x[0] for x in inputs]).unsqueeze(0)
         return vmap(member_axis)(params, *inputs)
 
-    def gradients(self, loss: Tensor, params: dict[str, Tensor]) -> Tensor:
+    def gradients(
+        self, loss: Tensor, params: dict[str, Tensor], *, retain_graph: bool = False, create_graph: bool = False
+    ) -> Tensor:
         """d loss / d flat, `(S, *copies, P)`, where `loss` was computed from `params = self.views()`.
 
         Seeds are independent, so differentiating the sum of an `(S,)` loss gives every seed its own gradient.
+        `retain_graph`: for another gradient through the same computation; `create_graph`: of this gradient itself.
         """
-        return self._flatten(torch.autograd.grad(loss.sum(), list(params.values())))
+        found = torch.autograd.grad(
+            loss.sum(), list(params.values()), retain_graph=retain_graph or create_graph, create_graph=create_graph
+        )
+        return self._flatten(found)
 
     def tensors(self, seed: int) -> Iterator[tuple[str, Tensor]]:
         """The parameters of the `seed`-th member, `(*copies, *shape)`, by name."""
@@ -115,6 +128,7 @@ class Stacked(nn.Module):
         twin.num_seeds, twin.copies, twin.shapes = self.num_seeds, self.copies, self.shapes
         twin._template, twin._sizes = self._template, self._sizes
         twin.flat = nn.Parameter(self.flat.detach().clone(), requires_grad=False)
+        twin.copy_of = [self]
         return twin
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import gymnasium as gym
 import torch
@@ -25,6 +25,7 @@ class Distribution(Protocol):
     def mode(self) -> Tensor: ...
     def log_prob(self, action: Tensor) -> Tensor: ...
     def entropy(self) -> Tensor: ...
+    def kl(self, other: Self) -> Tensor: ...
 
 
 class Categorical:
@@ -46,6 +47,10 @@ class Categorical:
     def entropy(self) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
+    def kl(self, other: Self) -> Tensor:
+        """KL[self ‖ other]"""
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
+
 
 class MultiCategorical:
     """Independent choices: logits `(…, ΣK)`, action `(…, k)`. Noise: uniform `(…, k)`."""
@@ -64,6 +69,10 @@ class MultiCategorical:
 
     def entropy(self) -> Tensor:
         return torch.stack([part.entropy() for part in self.parts], -1).sum(-1)
+
+    def kl(self, other: Self) -> Tensor:
+        """KL[self ‖ other]"""
+        return torch.stack([p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)], -1).sum(-1)
 
 
 class Bernoulli:
@@ -85,6 +94,13 @@ class Bernoulli:
         p = self.logits.sigmoid()
         return (p * F.softplus(-self.logits) + (1 - p) * F.softplus(self.logits)).sum(-1)
 
+    def kl(self, other: Self) -> Tensor:
+        """KL[self ‖ other]; log p = −softplus(−logit) and log(1 − p) = −softplus(logit)"""
+        p = self.logits.sigmoid()
+        yes = F.softplus(-other.logits) - F.softplus(-self.logits)
+        no = F.softplus(other.logits) - F.softplus(self.logits)
+        return (p * yes + (1 - p) * no).sum(-1)
+
 
 class Gaussian:
     """Diagonal normal from `(…, 2A)`: means, then log standard deviations. Noise ξ: standard normal `(…, A)`."""
@@ -104,6 +120,12 @@ class Gaussian:
 
     def entropy(self) -> Tensor:
         return (self.log_std + 0.5 + HALF_LOG_2PI).sum(-1)
+
+    def kl(self, other: Self) -> Tensor:
+        """KL[self ‖ other]"""
+        ratio = (2 * (self.log_std - other.log_std)).exp()  # of the variances
+        z = (self.mean - other.mean) * (-other.log_std).exp()
+        return (0.5 * (ratio + z * z - 1) + other.log_std - self.log_std).sum(-1)
 
 
 class SquashedGaussian:

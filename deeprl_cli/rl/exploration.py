@@ -1,15 +1,17 @@
-"""Exploration of discrete actions: ε-soft policies and how ε falls (deck, "Greedy and soft policy")."""
+"""Exploration: ε-soft policies over discrete actions (deck, "Greedy and soft policy"), noise on continuous ones."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import PositiveFloat, UnitInterval
+from deeprl_cli.schema import NonNegativeFloat, PositiveFloat, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,3 +50,77 @@ def epsilon_greedy(q: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
     num_actions = q.shape[-1]
     random = (noise[..., 1] * num_actions).long().clamp_max(num_actions - 1)
     return torch.where(noise[..., 0] < epsilon.unsqueeze(-1), random, q.argmax(-1))
+
+
+@dataclass(kw_only=True, slots=True)
+class ExplorationConfig:
+    """Noise on a deterministic policy's actions; `sigma` in units of the action range [−1, 1].
+
+    `theta` and `dt` are the Ornstein-Uhlenbeck process's. `linear`: sigma goes to `sigma_end` over the run.
+    """
+
+    kind: Literal["gaussian", "ou", "none"]
+    sigma: NonNegativeFloat
+    sigma_schedule: Literal["constant", "linear"]
+    sigma_end: NonNegativeFloat
+    theta: NonNegativeFloat
+    dt: PositiveFloat
+
+    def validate(self) -> None:
+        """Raise ConfigError where the process would run away."""
+        if self.kind == "ou" and self.theta * self.dt > 1:
+            raise ConfigError(
+                f"algo.exploration.theta={self.theta:g} times dt={self.dt:g} is above 1, so the process overshoots its "
+                f"mean at every step: give algo.exploration.dt={1 / self.theta:.3g} or less"
+            )
+
+
+class Exploration(nn.Module):
+    """Adds noise to actions `(S, B, A)`, and keeps them within [−1, 1].
+
+    gaussian: a + σξ. ou: a + x, where x ← x − θx·dt + σ√dt·ξ goes on from step to step of each environment and starts
+    at 0 in each episode (Uhlenbeck & Ornstein 1930; Lillicrap et al. 2016, who take dt = 1). `x` is `(S, num_envs, A)`.
+    A batch of another size, as an evaluation with noise has it, takes each action as the first of its episode and
+    leaves `x` alone.
+    """
+
+    sigma: Tensor
+    x: Tensor
+
+    def __init__(self, config: ExplorationConfig, num_seeds: int, num_envs: int, size: int) -> None:
+        super().__init__()
+        self.config, self.num_envs = config, num_envs
+        kinds: dict[str, Callable[[Tensor], Tensor]] = {
+            "gaussian": self.gaussian,
+            "ou": self.ornstein_uhlenbeck,
+            "none": torch.zeros_like,
+        }
+        self.noise = kinds[config.kind]
+        self.register_buffer("sigma", torch.full((num_seeds,), config.sigma))
+        if config.kind == "ou":
+            self.register_buffer("x", torch.zeros(num_seeds, num_envs, size))
+
+    def forward(self, action: Tensor, xi: Tensor) -> Tensor:
+        """`xi`: standard normal numbers `(S, B, A)`. Moves the process."""
+        return (action + self.noise(xi)).clamp(-1.0, 1.0)
+
+    def gaussian(self, xi: Tensor) -> Tensor:
+        return self.sigma.view(-1, 1, 1) * xi
+
+    def ornstein_uhlenbeck(self, xi: Tensor) -> Tensor:
+        pushed = math.sqrt(self.config.dt) * self.gaussian(xi)
+        if xi.shape[1] != self.num_envs:
+            return pushed
+        self.x.mul_(1.0 - self.config.theta * self.config.dt).add_(pushed)
+        return self.x
+
+    def set_progress(self, progress: float | Tensor) -> None:
+        """Anneal sigma: `progress` in [0, 1] of the run, of all seeds or `(S,)`."""
+        if self.config.sigma_schedule == "linear":
+            start, end = self.config.sigma, self.config.sigma_end
+            self.sigma.copy_(torch.as_tensor(start + progress * (end - start)))
+
+    def episodes_ended(self, ended: Tensor) -> None:
+        """The process starts again from 0 where `ended` `(S, num_envs)`."""
+        if self.config.kind == "ou":
+            self.x.mul_(~ended.unsqueeze(-1))

@@ -64,9 +64,9 @@ class RewardScaler(nn.Module):
 
     @torch.no_grad()
     def update(self, reward: Tensor, ended: Tensor, weight: Tensor) -> None:
-        """Take in `(S, T, B)` of consecutive steps; a dummy step (weight 0) only clears."""
-        reward = reward.nan_to_num(0.0, 0.0, 0.0)
-        carry = self.gamma * (1.0 - ended)
+        """Take in `(S, T, B)` of consecutive steps; a dummy or padded one (weight 0) changes nothing."""
+        reward = reward.nan_to_num(0.0, 0.0, 0.0) * weight
+        carry = torch.where(weight > 0, self.gamma * (1.0 - ended), 1.0)
         x = torch.cat(((reward[:, :1] + self.returns.unsqueeze(1)), reward[:, 1:]), 1)
         previous_carry = torch.cat((torch.zeros_like(carry[:, :1]), carry[:, :-1]), 1)
         returns = reverse_scan(x.flip(1), previous_carry.flip(1)).flip(1)

@@ -1,6 +1,11 @@
-"""Surrogate objectives of the policy, per sample, to be maximised. Shapes `(S, B)`; coefficients `(S, 1)`."""
+"""Surrogate objectives of the policy, to be maximised, and errors of values, to be minimised, per sample.
+
+Shapes `(S, B)`; coefficients `(S, 1)`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,3 +15,25 @@ def clip_objective(ratio: Tensor, advantage: Tensor, eps: Tensor) -> Tensor:
     """min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â), ρ = π'(s, a)/π(s, a) (deck, "PPO Clipping"); to be maximised."""
     clipped = torch.minimum(torch.maximum(ratio, 1 - eps), 1 + eps)
     return torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def cpi_objective(ratio: Tensor, advantage: Tensor, eps: Tensor) -> Tensor:
+    """ρÂ, unclipped (deck, "CPI loss function"; Kakade & Langford 2002); `eps` bounds nothing."""
+    return ratio * advantage
+
+
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"clip": clip_objective, "cpi": cpi_objective}
+
+
+def squared_error(value: Tensor, target: Tensor) -> Tensor:
+    """(V̂(s) − y)²"""
+    assert value.shape == target.shape
+    return (value - target).square()
+
+
+def half_squared_error(value: Tensor, target: Tensor) -> Tensor:
+    """½(V̂(s) − y)² (deck, "Targets and error for the value function"): its descent is w + α(y − V̂)∇V̂."""
+    return 0.5 * squared_error(value, target)
+
+
+VALUE_ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared_error, "half_mse": half_squared_error}

@@ -18,7 +18,9 @@ RMSPROP_ALPHA = 0.99  # torch's and the A3C paper's decay
 
 
 class Optimiser(nn.Module):
-    """Steps parameters `(S, …)` given their gradients. Formulas and places of ε as in `torch.optim`.
+    """Steps parameters `(S, …)` given their gradients. Formulas and places of ε as in `torch.optim`; `rmsprop_tf` is
+    TensorFlow's RMSProp: ε inside the square root (as in the A3C paper's supplement, too), squares averaged from ones
+    (TensorFlow 1's own start, kept by SB3's RMSpropTFLike), which softens the first steps.
 
     A seed whose gradient isn't finite, or that `active` leaves out, keeps its parameters, moments and step count: a
     zero gradient would still move Adam.
@@ -27,35 +29,54 @@ class Optimiser(nn.Module):
     lr: Tensor
     steps: Tensor
     skipped: Tensor
+    accumulated: Tensor
 
     def __init__(self, config: AlgoConfig, lr: float, params: Sequence[nn.Parameter]) -> None:
         super().__init__()
-        self.name: Literal["adam", "rmsprop", "sgd"] = config.optim
-        self.eps, self.clip_norm = config.optim_eps, config.clip_norm
+        self.name: Literal["adam", "rmsprop", "rmsprop_tf", "sgd"] = config.optim
+        self.eps, self.clip_norm, self.clip_value = config.optim_eps, config.clip_norm, config.clip_value
+        self.accumulate_steps = config.accumulate_steps
         self.initial_lr, self.schedule = lr, config.lr_schedule
         self._params = list(params)
         num_seeds = params[0].shape[0]
         self.register_buffer("lr", torch.full((num_seeds,), lr))
         self.register_buffer("steps", torch.zeros(num_seeds))
         self.register_buffer("skipped", torch.zeros(num_seeds))
+        if self.accumulate_steps > 1:
+            self.register_buffer("accumulated", torch.zeros(num_seeds))
         for i, p in enumerate(self._params):
+            if self.accumulate_steps > 1:
+                self.register_buffer(f"g{i}", torch.zeros_like(p))
             if self.name == "adam":
                 self.register_buffer(f"m{i}", torch.zeros_like(p))
             if self.name in ("adam", "rmsprop"):
                 self.register_buffer(f"v{i}", torch.zeros_like(p))
+            if self.name == "rmsprop_tf":
+                self.register_buffer(f"v{i}", torch.ones_like(p))
 
-    def set_progress(self, progress: float) -> None:
-        """Anneal the learning rate: `progress` in [0, 1] of the run's horizon."""
+    def set_progress(self, progress: float | Tensor) -> None:
+        """Anneal the learning rate: `progress` in [0, 1] of the run's horizon, of all seeds or `(S,)`."""
         if self.schedule == "linear":
-            self.lr.fill_(self.initial_lr * (1.0 - progress))
+            self.lr.copy_(torch.as_tensor(self.initial_lr * (1.0 - progress)))
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor | None = None) -> Tensor:
-        """One descent step, gradients clipped by their joint norm per seed; returns the norms `(S,)` before it."""
-        norm = torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in gradients]).sum(0).sqrt()
+        """One descent step, or under `accumulate_steps=K` one in K calls, along the mean of their gradients.
+
+        Gradients are clipped component by component (`clip_value`), then by their joint norm per seed (`clip_norm`).
+        Returns the norms `(S,)` of the gradients handed in.
+        """
+        norm = joint_norm(gradients)
         moves = norm.isfinite() if active is None else norm.isfinite() & active
-        scale = torch.ones_like(norm) if self.clip_norm is None else (self.clip_norm / (norm + 1e-6)).clamp_max(1.0)
         self.skipped.add_((~norm.isfinite()).float())
+        if self.accumulate_steps > 1:
+            gradients, moves = self._accumulate(gradients, moves)
+        if self.clip_value is not None:
+            gradients = [g.clamp(-self.clip_value, self.clip_value) for g in gradients]
+        scale = torch.ones_like(norm)
+        if self.clip_norm is not None:
+            whole = norm if self.accumulate_steps == 1 and self.clip_value is None else joint_norm(gradients)
+            scale = (self.clip_norm / (whole + 1e-6)).clamp_max(1.0)
         self.steps.add_(moves)
         for i, (p, g) in enumerate(zip(self._params, gradients, strict=True)):
             # a skipped seed's gradient may hold NaN, which no multiplication by zero removes
@@ -63,13 +84,26 @@ class Optimiser(nn.Module):
             p.sub_(per_seed(self.lr * moves, g) * self._direction(i, g, per_seed(moves, g)))
         return norm
 
+    def _accumulate(self, gradients: Sequence[Tensor], moves: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Add to each seed's sum; (means, which seeds have K of them), whose sums start again from zero."""
+        self.accumulated.add_(moves)
+        full = self.accumulated >= self.accumulate_steps
+        means = []
+        for i, g in enumerate(gradients):
+            total: Tensor = getattr(self, f"g{i}")
+            total.add_(torch.where(per_seed(moves, g), g, 0.0))
+            means.append(total / self.accumulate_steps)
+            total.mul_(per_seed(~full, g))
+        self.accumulated.mul_(~full)
+        return means, full
+
     def _direction(self, i: int, g: Tensor, moves: Tensor) -> Tensor:
         if self.name == "sgd":
             return g
         v: Tensor = getattr(self, f"v{i}")
-        if self.name == "rmsprop":
+        if self.name in ("rmsprop", "rmsprop_tf"):
             v.lerp_(g * g, (1 - RMSPROP_ALPHA) * moves)
-            return g / (v.sqrt() + self.eps)
+            return g / (v.sqrt() + self.eps if self.name == "rmsprop" else (v + self.eps).sqrt())
         m: Tensor = getattr(self, f"m{i}")
         m.lerp_(g, (1 - BETA1) * moves)
         v.lerp_(g * g, (1 - BETA2) * moves)
@@ -77,6 +111,11 @@ class Optimiser(nn.Module):
         steps = self.steps.clamp_min(1.0)
         correction1, correction2 = 1 - BETA1**steps, 1 - BETA2**steps
         return (m / per_seed(correction1, g)) / ((v / per_seed(correction2, g)).sqrt() + self.eps)
+
+
+def joint_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all gradients `(S, …)` of a seed: `(S,)`."""
+    return torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
 
 def per_seed(values: Tensor, like: Tensor) -> Tensor:

@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from deeprl_cli.errors import ConfigError
+
+AdvantageName = Literal["gae", "td", "nstep", "mc"]
+# (reward, value, next_value, terminated, ended), each `(S, T, B)`, to Â `(S, T, B)`
+AdvantageEstimator = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def advantage_estimator(name: AdvantageName, gamma: float, lam: float, k: int | None) -> AdvantageEstimator:
+    """The deck's estimates of Â(s_t, a_t) ("Advantage estimation I" and "II"), all of them Σ_{l<k} (γλ)^l δ_{t+l} with
+    δ_t = r_{t+1} + γ(1 − d_{t+1})V(s_{t+1}) − V(s_t):
+
+    `td`: Â_1 = δ_t. `nstep`: Â_k, for `k=None` Â_{T−t}: all that remains of the sub-episode, V at its end.
+    `gae`: Schulman et al. (2016), eq. 16, of which λ=0 is `td` and λ=1 Â_{T−t}.
+    `mc`: Â_∞, the return less V; of an episode that goes on behind the rollout only Â_{T−t} is known.
+
+    The sum stops at an episode's end of either kind, where a terminated one (d) is worth nothing and a truncated one
+    V of the true next observation, and at the rollout's edge, even where fewer than `k` steps remain.
+    """
+    steps = 1 if name == "td" else k if name == "nstep" else None
+    decay = gamma * lam if name == "gae" else gamma
+
+    def estimate(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor) -> Tensor:
+        assert reward.shape == value.shape == next_value.shape == terminated.shape == ended.shape
+        delta = reward + gamma * (1.0 - terminated) * next_value - value
+        carry = decay * (1.0 - ended)
+        return reverse_scan(delta, carry) if steps is None else windowed_scan(delta, carry, steps)
+
+    return estimate
+
+
+def check_advantage(name: AdvantageName, k: int | None) -> None:
+    """Raise ConfigError where `algo.nstep` is given for an estimator that doesn't read it."""
+    if k is not None and name != "nstep":
+        raise ConfigError(f"algo.nstep={k} means nothing to algo.advantage={name}: add algo.advantage=nstep")
 
 
 def gae(
@@ -15,9 +53,7 @@ def gae(
     A_t = δ_t + γλ(1 − e_t)A_{t+1}: no advantage flows across an episode's end of either kind, e = d or u.
     `next_value` is V of the true next observation. λ=1 is Algorithm 8's R̂ − V̂; λ=0 the one-step TD error.
     """
-    assert reward.shape == value.shape == next_value.shape == terminated.shape == ended.shape
-    delta = reward + gamma * (1.0 - terminated) * next_value - value
-    return reverse_scan(delta, gamma * lam * (1.0 - ended))
+    return advantage_estimator("gae", gamma, lam, None)(reward, value, next_value, terminated, ended)
 
 
 def reverse_scan(x: Tensor, carry: Tensor) -> Tensor:
@@ -32,6 +68,26 @@ def reverse_scan(x: Tensor, carry: Tensor) -> Tensor:
         carry = carry * _shifted(carry, shift)
         shift *= 2
     return x
+
+
+def windowed_scan(x: Tensor, carry: Tensor, k: int) -> Tensor:
+    """The first `k` terms of what `reverse_scan` sums: x_t + c_t·x_{t+1} + c_t·c_{t+1}·x_{t+2} + …, in ⌈log₂ k⌉ rounds.
+
+    Blocks of 1, 2, 4, … terms double as there; those that the binary digits of `k` name are put behind one another.
+    """
+    k = min(k, x.shape[1])
+    sums, reach = torch.zeros_like(x), torch.ones_like(x)  # of the terms so far: their sum, and the product past them
+    terms, block = 0, 1
+    while True:
+        if k & block:
+            sums = sums + reach * _shifted(x, terms)
+            reach = reach * _shifted(carry, terms)
+            terms += block
+        if 2 * block > k:
+            return sums
+        x = x + carry * _shifted(x, block)
+        carry = carry * _shifted(carry, block)
+        block *= 2
 
 
 def _shifted(x: Tensor, shift: int) -> Tensor:
@@ -58,6 +114,15 @@ def mean(x: Tensor, weight: Tensor) -> Tensor:
     """
     assert x.shape == weight.shape
     return (x * weight).sum(-1) / weight.sum(-1).clamp_min(1.0)
+
+
+def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
+    """The deck's sum over the batch in place of a mean (`reduction=sum`): weighted, `(S, B)` to `(S,)`."""
+    assert x.shape == weight.shape
+    return (x * weight).sum(-1)
+
+
+REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean, "sum": weighted_sum}
 
 
 def normalise(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,17 +1,66 @@
-"""TD targets and target networks."""
+"""TD targets, the critics drawn to them, and target networks. C critics are twins, or one alone (C = 1)."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.returns import mean
+from deeprl_cli.schema import ReplayConfig, UnitInterval
+
+
+@dataclass(kw_only=True, slots=True)
+class PolyakConfig(ReplayConfig):
+    """What algorithms with slowly following target networks share: ρ, or τ = 1 − ρ as other libraries write it."""
+
+    rho: UnitInterval | None
+    tau: UnitInterval | None
+
+    def validate(self) -> None:
+        ReplayConfig.validate(self)  # super() doesn't work in dataclasses with slots
+        if self.rho is None and self.tau is None:
+            raise ConfigError("algo.rho and algo.tau are both null: give algo.rho=0.995 (or algo.tau=0.005)")
+        if self.rho is not None and self.tau is not None:
+            raise ConfigError(
+                f"algo.tau={self.tau:g} says the same as algo.rho={1 - self.tau:g}, and algo.rho={self.rho:g} is given "
+                f"as well: write algo.rho={1 - self.tau:g}, or add algo.rho=null"
+            )
+
+    @property
+    def keep(self) -> float:
+        """ρ: how much of itself a target network keeps at each step."""
+        if self.rho is not None:
+            return self.rho
+        assert self.tau is not None
+        return 1.0 - self.tau
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
     """y = r + γ(1 − d)·V(s'), all `(S, B)`. Only a *terminated* state has no future: truncation bootstraps (2.0)."""
     assert reward.shape == terminated.shape == next_value.shape
     return reward + gamma * (1.0 - terminated) * next_value
+
+
+def q_values(critic: Stacked, obs: Tensor, action: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+    """Q_{w_j}(s, a) for every j: `(S, C, B)`; action `(S, B, A)`."""
+    return critic(obs, action, params=params).squeeze(-1)
+
+
+def first_q(critic: Stacked, obs: Tensor, action: Tensor) -> Tensor:
+    """Q_{w_1}(s, a) alone, `(S, B)`: what a deterministic policy climbs."""
+    first = {name: w[:, :1] for name, w in critic.views().items()}
+    return q_values(critic, obs, action, first).squeeze(1)
+
+
+def critic_losses(q: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Σ_j mean (Q_{w_j} − y)²: q `(S, C, B)`, y `(S, B)`, out `(S,)`; its gradient is −(2/N) Σ (y − Q) ∇Q for each."""
+    assert q.shape[2:] == y.shape[1:]
+    squared = (q - y.unsqueeze(1)).square().sum(1)
+    return mean(squared, weight)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deeprl_cli.algorithm import Algorithm, Metrics, average
-from deeprl_cli.checkpoint import save_checkpoint, save_weights
+from deeprl_cli.checkpoint import save_checkpoint
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.evaluate import Evaluation, EvaluationStopped, evaluate
@@ -26,6 +26,8 @@ from deeprl_cli.policy import Policy
 from deeprl_cli.progress import Progress
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema import RunConfig
+from deeprl_cli.tensor_files import save_weights
+from deeprl_cli.weights_chain import WeightsChain
 
 ACT_BLOCK = 256  # steps of action noise drawn at a time
 
@@ -33,8 +35,11 @@ ACT_BLOCK = 256  # steps of action noise drawn at a time
 class Services:
     """Where a trainer's results go, and who may stop it."""
 
-    def __init__(self, run_dir: Path, logger: RunLogger, progress: Progress, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, run_dir: Path, logger: RunLogger, progress: Progress, stopping: Callable[[], bool], chain: WeightsChain
+    ) -> None:
         self.run_dir, self.logger, self.progress, self.stopping = run_dir, logger, progress, stopping
+        self.chain = chain
 
 
 class Trainer(ABC):
@@ -61,12 +66,18 @@ class Trainer(ABC):
         self.update_noise = NoiseStream(
             cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device
         )
+        self.horizon = cfg.horizon or cfg.total_steps  # of the schedules
         self.steps = 0
+        self.began = time.time()  # when this process did
+        self.wall_seconds_before = 0.0  # of processes that trained this run before
+        self.checkpoint_step: int | None = None  # of the last checkpoint on the disk
+        self.restored = False
         self.first_step_at: float | None = None  # time.time() of the first environment step
         self.train_seconds = 0.0
         self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
         self.last_evaluation: Evaluation | None = None
+        self._before_cut_evaluation: dict[str, Any] | None = None  # where one that a signal ended is to begin again
         self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
         self._metrics: list[Metrics] = []
         self._recent_return = float("nan")
@@ -87,9 +98,9 @@ class Trainer(ABC):
         """Actions `(N, *action)` of the exploring policy for raw observations `(N, *obs)`."""
         return self.policy.act(obs, self.act_noise.next()["act"])
 
-    def env_step(self, actions: np.ndarray) -> Step:
-        """Step every environment and keep count of the episodes that end."""
-        step = self.envs.step(actions)
+    def env_step(self, actions: np.ndarray, running: np.ndarray | None = None) -> Step:
+        """Step every environment (those `running`) and keep count of the episodes that end."""
+        step = self.envs.step(actions) if running is None else self.envs.step(actions, running)
         if self.first_step_at is None:
             self.first_step_at = time.time()
         if step.episode_end.any():
@@ -97,19 +108,31 @@ class Trainer(ABC):
                 self._episodes.append(
                     (int(n) // self.num_envs, float(step.episode_return[n]), int(step.episode_length[n]))
                 )
+            self.algorithm.episodes_ended(torch.from_numpy(step.episode_end).view(self.num_seeds, -1).to(self.device))
         return step
 
     def learned(self, metrics: Metrics) -> None:
         """Keep an update's metrics for the next log."""
         self._metrics.append(metrics)
 
+    def averaged_metrics(self) -> Metrics:
+        """The updates' metrics since the last log, each seed's averaged."""
+        return average(self._metrics)
+
+    def silent_seeds(self) -> Sequence[int]:
+        """Seeds (their indices) with nothing to log: all that they did has been."""
+        return ()
+
     # --- the run --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Train until `total_steps`, or until asked to stop; the last checkpoint is written either way."""
-        self.start()
+        if not self.restored:
+            self.start()
         self._clock.start()
         try:
+            if self.restored and self.cfg.eval.every and self.steps >= self._next_eval:
+                self.evaluate()  # which the interruption cut short
             while self.steps < self.cfg.total_steps and not self.to.stopping():
                 self.iterate()
                 if self.steps >= self._next_log:
@@ -127,14 +150,29 @@ class Trainer(ABC):
         self._clock.stop()
 
     def start(self) -> None:
-        """First observations; called once, before anything is stepped."""
+        """First observations, before anything is stepped; a trainer restored from a checkpoint has them."""
         self.obs = self.envs.reset()
 
     @property
     def steps_per_second(self) -> float:
         """Steps of all seeds over training time: start, compilation and evaluation excluded."""
         seconds = self._clock.seconds
-        return self.steps * self.num_seeds / seconds if seconds > 0 else 0.0
+        return self.env_steps / seconds if seconds > 0 else 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of the whole run, interruptions left out."""
+        return self.wall_seconds_before + time.time() - self.began
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of all seeds."""
+        return self.steps * self.num_seeds
+
+    @property
+    def x_axis(self) -> Sequence[int]:
+        """The environment steps that each seed has done."""
+        return [self.steps] * self.num_seeds
 
     def compiling(self, name: str | None) -> None:
         """Shown, and left out of the training time."""
@@ -152,7 +190,7 @@ class Trainer(ABC):
         for seed, episode_return, length in self._episodes:
             returns[seed].append(episode_return)
             lengths[seed].append(length)
-        values = {name: metric.tolist() for name, metric in average(self._metrics).items()}
+        values = {name: metric.tolist() for name, metric in self.averaged_metrics().items()}
         values["rollout/return_mean"] = [_mean(r) for r in returns]
         values["rollout/length_mean"] = [_mean(r) for r in lengths]
         self.finished_episodes = [total + len(r) for total, r in zip(self.finished_episodes, returns, strict=True)]
@@ -162,7 +200,10 @@ class Trainer(ABC):
         values["optim/skipped"] = optimiser.skipped.tolist()
         values["time/steps_per_second"] = [self.steps_per_second] * self.num_seeds
         values["time/seconds"] = [self._clock.seconds] * self.num_seeds
-        self.to.logger.log(self.steps, values)
+        for seed in self.silent_seeds():
+            values = {name: [*numbers[:seed], float("nan"), *numbers[seed + 1 :]] for name, numbers in values.items()}
+        self.to.logger.log(self.x_axis, values)
+        self.to.chain.extend(self.steps, (stack.flat for stack in self.algorithm.stacks().values()))
         if self._episodes:
             self._recent_return = _mean([episode[1] for episode in self._episodes])
         self._episodes, self._metrics = [], []
@@ -171,15 +212,17 @@ class Trainer(ABC):
     def evaluate(self) -> None:
         """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
         self._clock.stop()
+        before = self.eval_envs.state_dict()
         try:
             result = evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
         except EvaluationStopped:
+            self._before_cut_evaluation = before
             return  # the run is about to end; half an evaluation is none
         self._next_eval = _next_multiple(self.steps, self.cfg.eval.every)
         self.last_evaluation = result
         means = result.return_mean
         self.to.logger.log(
-            self.steps,
+            self.x_axis,
             {
                 "eval/return_mean": means,
                 "eval/return_std": result.return_std,
@@ -190,7 +233,7 @@ class Trainer(ABC):
             if mean > best:
                 self.best[index] = mean
                 path = self.to.run_dir / "checkpoints" / "best" / f"seed_{self.cfg.seed_list[index]}.safetensors"
-                save_weights(path, self.policy.weights(index), {"step": self.steps, "return_mean": mean})
+                save_weights(path, self.policy.weights(index), {"step": self.x_axis[index], "return_mean": mean})
         shown = ", ".join(f"{mean:.1f}" for mean in means)
         self.to.progress.message(f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes")
         self._clock.start()
@@ -201,8 +244,10 @@ class Trainer(ABC):
         self._clock.stop()
         if self.cfg.checkpoint.every:
             self._next_checkpoint = _next_multiple(self.steps, self.cfg.checkpoint.every)
-        state = {**self.state_dict(), "log": self.to.logger.flush()}
-        save_checkpoint(self.to.run_dir / "checkpoints" / "last", state, self.segments())
+        state = {**self.state_dict(), "log": self.to.logger.flush(), "chain": self.to.chain.state_dict()}
+        folder = self.to.run_dir / "checkpoints" / "last"
+        save_checkpoint(folder, state, self.segments(), keep=self.cfg.checkpoint.keep)
+        self.checkpoint_step = self.steps
         self._clock.start()
 
     def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
@@ -212,10 +257,10 @@ class Trainer(ABC):
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
-            "train_seconds": self._clock.seconds,
+            "clock": {"train_seconds": self._clock.seconds, "wall_seconds": self.wall_seconds},
             "policy": self.policy.state_dict(),
             "envs": self.envs.state_dict(),
-            "eval_envs": self.eval_envs.state_dict(),
+            "eval_envs": self._before_cut_evaluation or self.eval_envs.state_dict(),
             "act_noise": self.act_noise.state_dict(),
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
@@ -229,7 +274,9 @@ class Trainer(ABC):
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
         self.steps = state["steps"]
-        self._clock.seconds = state["train_seconds"]
+        self.restored, self.checkpoint_step = True, self.steps
+        self._clock.seconds = state["clock"]["train_seconds"]
+        self.wall_seconds_before = state["clock"]["wall_seconds"]
         self.policy.load_state_dict(state["policy"])
         for line in self.envs.load_state_dict(state["envs"]) + self.eval_envs.load_state_dict(state["eval_envs"]):
             self.to.progress.message(line)

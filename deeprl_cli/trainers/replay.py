@@ -31,6 +31,8 @@ class ReplayTrainer(Trainer):
         draw = {"bits": bits(self.algo.batch_size)}
         self.sample_noise = NoiseStream(seeds, "sample", draw, block=UPDATE_BLOCK, device=self.device)
 
+        self.learn_from = 0  # transitions that must be there before anything is learnt
+
     def update_block(self) -> int:
         return UPDATE_BLOCK
 
@@ -46,8 +48,8 @@ class ReplayTrainer(Trainer):
 
         every = self.algo.train_every
         due = (self.steps // every - before // every) * self.algo.gradient_steps
-        if due and self.steps >= self.algo.learning_starts and len(self.memory) > 0:
-            self.algorithm.set_progress(self.steps, self.cfg.total_steps)
+        if due and self.steps >= self.algo.learning_starts and len(self.memory) > self.learn_from:
+            self.algorithm.set_progress(self.steps, self.horizon)
             self.learned(self.algorithm.update(self.minibatches(due), self.noise(due)))
 
     def minibatches(self, count: int) -> Iterator[Any]:
@@ -75,6 +77,7 @@ class ReplayTrainer(Trainer):
             **super().state_dict(),
             "warm_up_noise": self.warm_up_noise.state_dict(),
             "sample_noise": self.sample_noise.state_dict(),
+            "learn_from": self.learn_from,
             "memory": self.memory.state_dict() if self.cfg.checkpoint.replay else None,
         }
 
@@ -82,5 +85,12 @@ class ReplayTrainer(Trainer):
         super().load_state_dict(state, segments)
         self.warm_up_noise.load_state_dict(state["warm_up_noise"])
         self.sample_noise.load_state_dict(state["sample_noise"])
+        self.learn_from = state["learn_from"]
         if state["memory"] is not None:
             self.memory.load_state_dict(state["memory"], segments)
+        else:
+            self.learn_from = min(max(self.algo.learning_starts, self.algo.batch_size), self.memory.capacity) - 1
+            self.to.progress.message(
+                f"the checkpoint holds no replay memory: {self.learn_from + 1} steps fill it before learning goes on, "
+                "and the run won't be what it would have been"
+            )

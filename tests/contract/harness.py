@@ -25,18 +25,19 @@ from deeprl_cli import hardware as hw
 from deeprl_cli.algorithm import Algorithm, EnvSpec, Transition
 from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.config import load_config
-from deeprl_cli.envs.make import env_spec, make_vector_env
+from deeprl_cli.envs.make import env_spec
 from deeprl_cli.evaluate import eval_envs
 from deeprl_cli.policy import make_policy
 from deeprl_cli.registry import algorithm_names, get_algorithm
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema import RunConfig
-from deeprl_cli.train import TRAINERS, train
+from deeprl_cli.train import TRAINERS, train, training_envs
 from deeprl_cli.trainers.base import Services, Trainer
 
 SEEDS = [3, 11, 7]
 HORIZON = 1000  # environment steps that schedules run over
-MINIBATCHES = 3  # gradient steps of one update in the replay loop
+MINIBATCHED = ("replay", "demonstrations")  # loops that hand over minibatches
+MINIBATCHES = 3  # gradient steps of one update in these
 
 ACTION_SPACES: dict[type, gym.Space] = {
     spaces.Discrete: spaces.Discrete(3),
@@ -57,18 +58,66 @@ SMALL = {
     "rollout_length": 8,
     "batch_size": 8,
     "epochs": 2,
+    "cg_iterations": 3,
+    "backtrack_steps": 5,
     "buffer_capacity": 500,
     "learning_starts": 32,
     "train_every": 4,
     "gradient_steps": 1,
     "target_every": 40,
+    "group_size": 2,
+}
+NOISY = ["algo.exploration.kind=ou", "algo.exploration.kind=none", "algo.exploration.sigma_schedule=linear"]
+# what an option can't do without
+WITH = {
+    "algo.td_target=sarsa": "algo.buffer_capacity=2 algo.batch_size=2 algo.train_every=2",
+    "algo.td_gradient=full": "algo.target_update=none",
+    "algo.update=per_step": "algo.normalize_advantage=false",
+    "algo.bootstrap=target": "algo.target_every=50",
 }
 # options whose alternatives aren't a list of words, and so aren't found by `literal_options`
 MORE_OPTIONS = {
-    "ppo": ["algo.target_kl=2e-6 algo.epochs=6", "algo.normalize_advantage=false", "network.share=true"],
-    "sac": ["algo.alpha=0.2", "algo.target_entropy=-0.5"],
+    "ppo": [
+        "algo.normalize_advantage=false",
+        "network.share=true",
+        "algo.minibatch=sample algo.updates=3 algo.batch_size=5",
+        "algo.kl.mode=stop algo.kl.target=2e-6 algo.epochs=6",
+        "algo.kl.mode=stop algo.kl.target=2e-6 algo.epochs=6 algo.kl.estimator=k3 algo.minibatch=sample",
+        "algo.kl.mode=penalty algo.kl.adaptive=true algo.kl.target=1e-5",
+        "algo.kl.mode=penalty algo.kl.estimator=k1 algo.kl.importance_weight=true",
+        "algo.kl.mode=penalty algo.kl.estimator=k2",
+        "algo.kl.mode=penalty algo.kl.estimator=k3 algo.kl.ref=initial",
+        "algo.kl.mode=penalty algo.kl.estimator=k1 algo.kl.where=reward algo.kl.ref=initial",
+    ],
+    "sac": ["algo.alpha=0.2", "algo.target_entropy=-0.5", "algo.rho=null algo.tau=0.1"],
+    "ddpg": ["algo.target_policy=false", "algo.rho=null algo.tau=0.1", *NOISY],
+    "td3": ["algo.policy_delay=1", "algo.rho=null algo.tau=0.1", *NOISY],
+    "reinforce": [
+        "algo.gamma_t=true algo.ent_coef=0.1 algo.update=per_step algo.normalize_advantage=false",
+        "algo.baseline=none algo.tail=zero algo.normalize_advantage=false",
+        "algo.accumulate_steps=2",
+    ],
+    "actor_critic": ["algo.gamma_t=true", "algo.rollout_length=1", "algo.accumulate_steps=3"],
+    "a2c": [
+        "algo.advantage=nstep algo.nstep=3 algo.normalize_advantage=true",
+        "algo.subepisodes=terminal algo.bootstrap=target algo.target_every=50 algo.ent_coef=0.1",
+        "algo.gae_lambda=0.9 algo.bootstrap=target algo.target_every=50",
+        "network.share=true",
+        "algo.subepisodes_per_update=2",
+    ],
+    "grpo": [
+        "algo.updates=2 algo.num_envs=4 algo.gamma=0.9 algo.ent_coef=0.1",
+        "algo.updates=2 algo.kl.coef=0.5 algo.ref_sync_every=2",
+        "algo.updates=2 algo.kl.coef=0.5 algo.kl.estimator=exact algo.aggregation=sequence",
+        "algo.updates=2 algo.kl.coef=0.5 algo.kl.estimator=k1 algo.kl.importance_weight=true",
+    ],
+    "dqn": [
+        "algo.target_update=polyak algo.rho=null algo.tau=0.1",
+        "algo.double=clipped algo.target_update=none algo.td_gradient=full",
+    ],
 }
 ENVIRONMENTS = {spaces.Discrete: "CartPole-v1", spaces.Box: "Pendulum-v1"}  # to train on, by action space
+IMITATORS = {"bc"}  # learn from demonstrations: rewards and ends mean nothing to them, no episode is played in training
 
 PAIRS = [(name, kind.__name__) for name in algorithm_names() for kind in get_algorithm(name).action_spaces]
 ALGORITHMS = algorithm_names()
@@ -97,7 +146,7 @@ def literal_options(name: str) -> list[str]:
     for key, kind in typing.get_type_hints(Config).items():
         if typing.get_origin(kind) is typing.Literal:
             found += [f"algo.{key}={value}" for value in typing.get_args(kind) if value != getattr(default, key)]
-    return found
+    return [f"{option} {WITH[option]}" if option in WITH else option for option in found]
 
 
 OPTIONS = [(name, option) for name in ALGORITHMS for option in literal_options(name) + MORE_OPTIONS.get(name, [])]
@@ -105,6 +154,8 @@ OPTIONS = [(name, option) for name in ALGORITHMS for option in literal_options(n
 
 def training_env(name: str) -> str:
     """An environment that `algo=name` can be trained on."""
+    if name in IMITATORS:
+        return "ArithQA-v0"
     return next(env for kind, env in ENVIRONMENTS.items() if kind in get_algorithm(name).action_spaces)
 
 
@@ -141,7 +192,10 @@ def one_seed(algorithm: Algorithm, lead: tuple[int, ...], rng: np.random.Generat
     ends = rng.random(lead)
     terminated, truncated = ends < 0.15, (ends > 0.1) & (ends < 0.25)  # one in twenty is both
     weight = np.ones(lead, np.float32)
-    if algorithm.loop == "rollout":  # time is the first axis
+    if algorithm.loop_for(algorithm.config) == "episodes":  # every environment plays one, padded behind its end
+        over = np.cumsum(terminated | truncated, 0) - (terminated | truncated) > 0
+        weight[over], terminated[over], truncated[over] = 0, False, False
+    elif algorithm.loop == "rollout":  # time is the first axis
         for t in range(1, lead[0]):
             dummy = (terminated[t - 1] | truncated[t - 1]) & (weight[t - 1] > 0)
             weight[t][dummy] = 0
@@ -160,8 +214,8 @@ def one_seed(algorithm: Algorithm, lead: tuple[int, ...], rng: np.random.Generat
 def batches(algorithm: Algorithm, update: int) -> list[Transition]:
     """The data of one update, each seed's its own: one rollout `(S, T, B, …)`, or minibatches `(S, batch, …)`."""
     config: Any = algorithm.config
-    rollout = algorithm.loop == "rollout"
-    lead = (config.rollout_length, config.num_envs) if rollout else (config.batch_size,)
+    rollout = algorithm.loop not in MINIBATCHED
+    lead = (getattr(config, "rollout_length", 16), config.num_envs) if rollout else (config.batch_size,)
     per_seed = []
     for seed in algorithm.seeds:
         rng = np.random.default_rng([seed, update])
@@ -185,7 +239,7 @@ class Learner:
         data = self.data() if data is None else data
         self.updates += 1
         self.algorithm.set_progress(self.updates * 50, HORIZON)
-        if self.algorithm.loop == "rollout":
+        if self.rollout:
             return self.algorithm.update(data[0], self.noise.next())
         return self.algorithm.update(iter(data), (self.noise.next() for _ in data))
 
@@ -195,7 +249,7 @@ class Learner:
 
     @property
     def rollout(self) -> bool:
-        return self.algorithm.loop == "rollout"
+        return self.algorithm.loop not in MINIBATCHED
 
 
 def act_noise(algorithm: Algorithm, obs: torch.Tensor) -> torch.Tensor:
@@ -283,10 +337,13 @@ class SilentServices(Services):
     def __init__(self, run_dir: Path) -> None:
         self.logged: list[tuple[int, Mapping[str, Sequence[float]]]] = []
         self.messages: list[str] = []
-        logger: Any = SimpleNamespace(log=lambda step, values: self.logged.append((step, dict(values))), flush=dict)
+        logger: Any = SimpleNamespace(
+            log=lambda steps, values: self.logged.append((min(steps), dict(values))), flush=dict
+        )
         ignore = lambda *_: None  # noqa: E731
         progress: Any = SimpleNamespace(update=ignore, status=ignore, message=self.messages.append)
-        super().__init__(run_dir, logger, progress, lambda: False)
+        chain: Any = SimpleNamespace(extend=ignore, state_dict=dict)
+        super().__init__(run_dir, logger, progress, lambda: False, chain)
 
 
 @contextmanager
@@ -295,11 +352,13 @@ def opened_trainer(cfg: RunConfig, run_dir: Path) -> Iterator[Trainer]:
     spec = env_spec(cfg.env)
     algorithm_class = get_algorithm(cfg.algo.name)
     policy = make_policy(algorithm_class, cfg.algo, cfg.network, spec, cfg.seed_list, "cpu")
-    envs = make_vector_env(cfg.env, cfg.seed_list, cfg.algo.num_envs, training=True)
+    envs = training_envs(cfg)
     evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
     hardware = hw.Hardware("cpu", 1, False, "highest")
     try:
-        yield TRAINERS[algorithm_class.loop](cfg, policy, envs, evaluation_envs, hardware, SilentServices(run_dir))
+        yield TRAINERS[algorithm_class.loop_for(cfg.algo)](
+            cfg, policy, envs, evaluation_envs, hardware, SilentServices(run_dir)
+        )
     finally:
         envs.close()
         evaluation_envs.close()

@@ -8,20 +8,23 @@ import torch
 
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.config import load_config
-from deeprl_cli.registry import get_algorithm
 from deeprl_cli.rl.returns import gae
 from deeprl_cli.rl.targets import td_target
-from tests.contract.harness import ALGORITHMS, held, opened_trainer
+from tests.contract.harness import held, opened_trainer
 
 BACKENDS = ["sync", "async", "native", "envpool"]
 NEXT_STEP = {"native", "envpool"}
 LIMIT = 20  # steps of an episode: some of a random policy's are cut, some fall before
-LOOPS = {get_algorithm(name).loop: name for name in ALGORITHMS if "Discrete" in str(get_algorithm(name).action_spaces)}
+LOOPS = {"rollout": "ppo", "episodes": "reinforce", "replay": "dqn"}  # those that gather transitions, one of each
 
 
 def cartpole(loop, backend):
     """A run of random actions, nearly: two seeds of three environments, CartPole cut at LIMIT."""
-    options = {"rollout": ["algo.rollout_length=128", "algo.batch_size=64"], "replay": ["algo.learning_starts=100000"]}
+    options = {
+        "rollout": ["algo.rollout_length=128", "algo.batch_size=64"],
+        "episodes": ["algo.episodes_per_update=60"],
+        "replay": ["algo.learning_starts=100000"],
+    }
     return load_config(
         [
             f"algo={LOOPS[loop]}",
@@ -111,8 +114,34 @@ def test_rollouts_hold_true_transitions_and_masked_dummies(backend, tmp_path):
         assert (fresh.abs() <= 0.05).all(), "after an end comes a first observation"
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_episodes_hold_true_transitions_padded_behind_their_ends(tmp_path):
+    """One episode a column: steps of the physics up to its end, the only one there is, and weight 0 behind it."""
+    cfg = cartpole("episodes", "sync")
+    with opened_trainer(cfg, tmp_path) as trainer:
+        trainer.start()
+        seen = []
+        trainer.algorithm.update = lambda data, _: seen.append(data) or {"loss/value": torch.zeros(2)}
+        trainer.iterate()
+    (data,) = seen
+    assert data.weight.shape == (2, 32, 60)
+    real = data.weight > 0
+    assert_one_step_of_cartpole(data.obs[real], data.next_obs[real])
+    assert_true_ends("sync", data.next_obs[real], data.terminated[real], data.truncated[real])
+    ended = torch.maximum(data.terminated, data.truncated) > 0
+    lengths = real.sum(1)
+    assert lengths.max() <= LIMIT
+    assert torch.equal(real, torch.arange(32).view(1, -1, 1) < lengths.unsqueeze(1))
+    assert torch.equal(ended.nonzero()[:, 1], (lengths - 1).unsqueeze(1).expand_as(real)[ended])
+    assert (ended.sum(1) == 1).all()
+    assert (data.obs[:, 0].abs() <= 0.05).all()
+    follows = data.next_obs[:, :-1] == data.obs[:, 1:]
+    assert follows.all(-1)[real[:, 1:]].all()
+    assert (data.reward == data.weight).all(), "nothing is earned behind an end"
+
+
+@pytest.mark.parametrize(
+    ("loop", "backend"), [(loop, b) for loop in LOOPS for b in ("sync", "async") if (loop, b) != ("episodes", "async")]
+)
 def test_targets_on_the_chain(loop, backend, tmp_path):
     """On a chain of known values: y = r at the goal, y = r + γV(s') at the time limit, s' the state truly reached."""
     gamma, limit = 0.9, 3
@@ -128,7 +157,11 @@ def test_targets_on_the_chain(loop, backend, tmp_path):
             f"env.max_episode_steps={limit}",
             "algo.num_envs=2",
             "eval.episodes=1",
-            *{"rollout": ["algo.rollout_length=6", "algo.batch_size=12"], "replay": []}[loop],
+            *{
+                "rollout": ["algo.rollout_length=6", "algo.batch_size=12"],
+                "episodes": ["algo.episodes_per_update=4"],
+                "replay": [],
+            }[loop],
         ]
     )
     value = torch.tensor([1.0, 2.0, 3.0, 100.0])  # of state 3, the goal: never to be used
@@ -140,6 +173,10 @@ def test_targets_on_the_chain(loop, backend, tmp_path):
         if loop == "rollout":
             trainer.iterate()
             data = trainer.rollout.read("cpu")
+        elif loop == "episodes":
+            trainer.iterate()
+            pieces = [rollout.read("cpu", limit) for rollout in trainer.rollouts]
+            data = Transition(*(torch.cat(field, 1) for field in zip(*pieces, strict=True)))
         else:
             for _ in range(6):
                 trainer.iterate()

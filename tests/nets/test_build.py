@@ -13,8 +13,10 @@ from torch import nn
 from deeprl_cli.config import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory, channels_last, resolve_name
+from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
 from deeprl_cli.nets.modules import Flatten, NatureCNN, OneHot
 from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.nets.tables import JointIndex, Table, Tiles
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,))
 
@@ -208,3 +210,151 @@ def test_actor_critics_stack(share):
         for s in range(2):
             single = Stacked(lambda: make.actor_critic(2, log_std=True), [s])
             torch.testing.assert_close(output[s], single(obs[s : s + 1], part=part)[0])
+
+
+# ---- tables and features
+
+MOUNTAIN_CAR = gym.spaces.Box(np.array([-1.2, -0.07], np.float32), np.array([0.6, 0.07], np.float32))
+CART_POLE = gym.spaces.Box(*(np.array([4.8, np.inf, 0.42, 3.4e38], np.float32) * sign for sign in (-1, 1)))
+CHOICE, CHOICES = gym.spaces.Discrete(6), gym.spaces.MultiDiscrete([3, 4])
+
+
+def linear(space, features, *overrides):
+    return factory(space, "network=linear", f"network.features={features}", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "reads", "size"),
+    [
+        (lambda: factory(CHOICE, "network=tabular"), Table, JointIndex, 6),
+        (lambda: factory(CHOICES, "network=tabular"), Table, JointIndex, 12),
+        (lambda: linear(CHOICE, "onehot"), Linear, OneHot, 6),
+        (lambda: linear(CHOICES, "onehot"), Linear, OneHot, 7),
+        (lambda: linear(MOUNTAIN_CAR, "poly"), Linear, Polynomial, 16),
+        (lambda: linear(MOUNTAIN_CAR, "fourier", "network.order=5"), Linear, Fourier, 36),
+        (lambda: linear(MOUNTAIN_CAR, "rbf", "network.centres=[5,9]"), Linear, RadialBasis, 45),
+        (lambda: linear(MOUNTAIN_CAR, "tiles"), Table, Tiles, 8 * 9 * 9),
+        (lambda: linear(MOUNTAIN_CAR, "tiles", "network.tilings=4", "network.bins=[2,3]"), Table, Tiles, 4 * 3 * 4),
+    ],
+)
+def test_tables_and_features(make, kind, reads, size):
+    """Which module reads what; its weights are zero, for actors, values and Q alike, and no random start moves them."""
+    make = make()
+    model = make.actor_critic(3, log_std=True)
+    for network, outputs in ((make(2), 2), (make(2, head_gain=1.0), 2), (model.actor, 3), (model.critic, 1)):
+        assert isinstance(network, kind)
+        assert isinstance(network.index if kind is Table else network.features, reads)
+        (weight,) = network.parameters()
+        assert sorted(weight.shape) == sorted((size, outputs))
+        assert (weight == 0).all()
+    make.space.seed(0)
+    obs = torch.from_numpy(np.stack([make.space.sample() for _ in range(4)]))
+    assert model(obs, "policy").shape == (4, 6)
+    assert model(obs, "value").shape == (4,)
+
+
+def test_identity_of_choices_is_their_onehot_and_a_bias():
+    """network=linear reads choices as before: one-hot columns, a bias, a random start."""
+    network = factory(CHOICES, "network=linear")(2)
+    assert isinstance(network.encoder, OneHot)
+    assert network.head.weight.shape == (2, 7)
+    assert network.head.bias.shape == (2,)
+
+
+def test_bounds_complete_those_of_the_space():
+    """Dimensions given take the bounds given, null keeps the space's."""
+    make = linear(CART_POLE, "tiles", "network.bounds=[[-2.4,2.4],[-3,3],null,[-2,2]]", "network.bins=4")
+    scales = make(2).index.unit.scales
+    assert [low for low, _ in scales] == pytest.approx([-2.4, -3, -0.42, -2])
+    assert [1 / scale for _, scale in scales] == pytest.approx([4.8, 6, 0.84, 4])
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides", "says"),
+    [
+        (MOUNTAIN_CAR, "network=tabular", "network.features=tiles"),
+        (image(84, 84, 3), "network=tabular", "use network=cnn"),
+        (gym.spaces.MultiDiscrete([1000] * 3), "network=tabular", "1,000,000,000 rows"),
+        (MOUNTAIN_CAR, "network=linear network.features=onehot", "not Box(2,): use network.features=tiles"),
+        (CHOICE, "network=linear network.features=fourier", "use network.features=onehot or network=tabular"),
+        (image(84, 84, 3), "network=linear network.features=rbf", "use network=cnn"),
+        (CART_POLE, "network=linear network.features=tiles", "dimension 1, 3 .* 'network.bounds=[null,[-3,3],null,"),
+        (MOUNTAIN_CAR, "network=linear network.features=tiles network.bounds=[[0,1]]", "1 entries for 2 dimensions"),
+        (MOUNTAIN_CAR, "network=linear network.features=rbf network.bounds=[[1,0],null]", "network.bounds[0]"),
+        (MOUNTAIN_CAR, "network=linear network.features=rbf network.bounds=[[0,1,2],null]", "network.bounds[0]"),
+        (MOUNTAIN_CAR, "network=linear network.bounds=[[0,1],null]", "means nothing to network.features=identity"),
+        (MOUNTAIN_CAR, "network=linear network.features=tiles network.bins=[4]", "network.bins=[4] has 1 entries"),
+        (MOUNTAIN_CAR, "network=linear network.features=rbf network.centres=200", "fewer network.centres"),
+        (MOUNTAIN_CAR, "network=linear network.features=poly network.order=200", "a lower network.order"),
+        (MOUNTAIN_CAR, "network=linear network.features=tiles network.bins=999", "fewer network.bins"),
+    ],
+)
+def test_refusals(space, overrides, says):
+    """One line that names the option and what to use instead."""
+    with pytest.raises(ConfigError) as caught:
+        factory(space, *overrides.split())
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in says.split(" .* "))
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides"),
+    [
+        (CHOICE, "network=tabular"),
+        (CHOICE, "network=linear network.features=onehot"),
+        (MOUNTAIN_CAR, "network=linear network.features=tiles"),
+        (MOUNTAIN_CAR, "network=linear network.features=poly"),
+        (gym.spaces.MultiDiscrete([5] * 4), "network=transformer"),
+    ],
+)
+def test_extra_inputs_are_refused(space, overrides):
+    """Continuous actions beside the observation: said before anything runs."""
+    make = factory(space, *overrides.split())
+    for refusing in (make.check_extra, lambda: make(1, extra=2)):
+        with pytest.raises(ConfigError, match=r"can't be a critic Q\(s, a\) .* network=mlp"):
+            refusing()
+
+
+@pytest.mark.parametrize("overrides", ["network=linear", "network=mlp"])
+def test_extra_inputs_join_the_features(overrides):
+    """Those that can take them do."""
+    make = factory(VECTOR, overrides)
+    make.check_extra()
+    assert make(1, extra=2)(torch.randn(3, 5), torch.randn(3, 2)).shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("network=mlp network.tilings=4", "'network.tilings': it belongs to network linear, and this run's is mlp"),
+        ("tilings=4", "it belongs to network linear"),
+        ("network=linear network.hidden=[8]", "it belongs to network auto, cnn, mlp, and this run's is linear"),
+        ("network=tabular network.share=true", "and this run's is tabular"),
+        ("network=linear network.feature=tiles", "did you mean 'network.features'"),
+        ("network=linear network.features=tile", "did you mean 'tiles'"),
+        ("network=linear network.bins=0", "must be at least 1"),
+    ],
+)
+def test_options_of_another_network(overrides, says):
+    """An option means something to the networks that list it, and is refused by the others."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides.split())
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides"),
+    [
+        (CHOICES, "network=tabular"),
+        (CHOICES, "network=linear network.features=onehot"),
+        *[(MOUNTAIN_CAR, f"network=linear network.features={name}") for name in ("poly", "fourier", "rbf", "tiles")],
+        (gym.spaces.MultiDiscrete([5] * 4), "network=transformer"),
+    ],
+)
+def test_everything_is_made_where_the_observations_are(space, overrides):
+    """No tensor of another device meets them: on the meta device, mixing raises as it would on a GPU."""
+    make = factory(space, *overrides.split())
+    space.seed(0)
+    obs = torch.from_numpy(np.stack([space.sample() for _ in range(6)])).unflatten(0, (2, 3)).to("meta")
+    assert Stacked(lambda: make(4), [0, 1]).to("meta")(obs).shape == (2, 3, 4)

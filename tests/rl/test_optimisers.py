@@ -1,4 +1,4 @@
-"""Our optimisers against torch's, per seed; clipping; seeds that stand still."""
+"""Our optimisers against torch's, per seed; clipping; accumulated gradients (T11); seeds that stand still."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ TORCHS = {
 }
 
 
-def make(name="adam", seeds=2, clip=None, schedule="constant", lr=0.05, eps=1e-5, shapes=SHAPES):
+def make(name="adam", seeds=2, clip=None, schedule="constant", lr=0.05, eps=1e-5, shapes=SHAPES, value=None, k=1):
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(seeds, *shape, generator=generator)) for shape in shapes]
-    config = SimpleNamespace(optim=name, optim_eps=eps, clip_norm=clip, lr_schedule=schedule)
+    config = SimpleNamespace(
+        optim=name, optim_eps=eps, clip_norm=clip, clip_value=value, lr_schedule=schedule, accumulate_steps=k
+    )
     return Optimiser(config, lr, params), params
 
 
@@ -118,3 +120,61 @@ def test_learning_rates():
     before = p.detach().clone()
     optimiser.step([torch.ones(2, 3)])
     torch.testing.assert_close(before - p, torch.tensor([[0.1] * 3, [0.2] * 3]))
+
+
+def test_clip_value_cuts_each_component():
+    """Every component is brought to ±1 on its own, then the rest by its norm; what is reported is what came in."""
+    optimiser, (p,) = make("sgd", lr=1.0, shapes=[(3,)], value=1.0)
+    before = p.detach().clone()
+    norms = optimiser.step([torch.tensor([[3.0, -0.5, -4.0], [0.1, 0.2, 0.2]])])
+    torch.testing.assert_close(before - p, torch.tensor([[1.0, -0.5, -1.0], [0.1, 0.2, 0.2]]))
+    assert norms.tolist() == pytest.approx([25.25**0.5, 0.3])
+
+    both, (q,) = make("sgd", lr=1.0, shapes=[(3,)], value=1.0, clip=0.75)
+    before = q.detach().clone()
+    both.step([torch.tensor([[3.0, -0.5, -4.0], [0.1, 0.2, 0.2]])])
+    torch.testing.assert_close(before - q, torch.tensor([[0.5, -0.25, -0.5], [0.1, 0.2, 0.2]]))
+
+
+@pytest.mark.parametrize("clips", [{}, {"clip": 0.5}, {"value": 0.3}, {"clip": 0.5, "value": 0.3}])
+@pytest.mark.parametrize("name", TORCHS)
+def test_accumulating_k_is_one_step_along_their_mean(name, clips):
+    """accumulate_steps=3: nothing moves for two calls; at the third, as one step on the mean gradient (T11)."""
+    (parts, own), (whole, other) = make(name, k=3, **clips), make(name, **clips)
+    for round_ in range(4):
+        before = [p.detach().clone() for p in own]
+        thirds = [gradients(3 * round_ + i) for i in range(3)]
+        for grads in thirds[:2]:
+            parts.step(grads)
+            assert all(torch.equal(p, was) for p, was in zip(own, before, strict=True))
+        parts.step(thirds[2])
+        whole.step([torch.stack(same).mean(0) for same in zip(*thirds, strict=True)])
+        for p, q, was in zip(own, other, before, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+            assert not torch.equal(p, was)
+        assert parts.steps.tolist() == whole.steps.tolist() == [round_ + 1] * 2
+
+
+def test_a_seed_without_a_finite_gradient_accumulates_later():
+    """Its sum waits for a third finite gradient while the other seed steps; neither takes in what isn't finite."""
+    optimiser, (p,) = make("sgd", lr=1.0, shapes=[(1,)], k=3)
+    start = p.detach().clone()
+    for value in (1.0, torch.nan, 3.0):
+        optimiser.step([torch.tensor([[1.0], [value]])])
+    torch.testing.assert_close(start - p, torch.tensor([[1.0], [0.0]]))
+    optimiser.step([torch.tensor([[7.0], [5.0]])])
+    torch.testing.assert_close(start - p, torch.tensor([[1.0], [3.0]]))
+    assert optimiser.skipped.tolist() == [0, 1]
+    assert optimiser.accumulated.tolist() == [1, 0]
+
+
+def test_rmsprop_tf_by_hand():
+    """v starts at 1, ε=.1 stands inside the root: −lr·g/√(v + ε) with v = .99v + .01g²; a seed left out keeps its v."""
+    optimiser, (p,) = make("rmsprop_tf", lr=1.0, eps=0.1, shapes=[(1,)])
+    before = p.detach().clone()
+    optimiser.step([torch.tensor([[2.0], [2.0]])])
+    torch.testing.assert_close(before - p, torch.full((2, 1), 2 / 1.13**0.5))
+    between = p.detach().clone()
+    optimiser.step([torch.tensor([[-1.0], [-1.0]])], torch.tensor([True, False]))
+    torch.testing.assert_close(between - p, torch.tensor([[-1 / 1.1297**0.5], [0.0]]))
+    torch.testing.assert_close(optimiser.v0, torch.tensor([[1.0297], [1.03]]))

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from deeprl_cli.rl.returns import explained_variance, gae, mean, normalise, reverse_scan
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.rl.returns import (
+    REDUCTIONS,
+    advantage_estimator,
+    check_advantage,
+    explained_variance,
+    gae,
+    mean,
+    normalise,
+    reverse_scan,
+    windowed_scan,
+)
 
 REWARD, VALUE = [1.0, 0.0, 2.0], [1.0, 2.0, 3.0]
 
@@ -94,6 +105,90 @@ def test_gae_with_lambda_zero_is_the_td_error():
     reward, value, next_value, terminated, ended = random_rollout(20)
     expected = reward + 0.9 * (1 - terminated) * next_value - value
     torch.testing.assert_close(gae(reward, value, next_value, terminated, ended, 0.9, 0.0), expected)
+
+
+ESTIMATES = {  # name, k: by hand from δ = (1.8, .7, 2.6); with an end at t=1, δ_1 = −2 (terminated) or 2.5 (truncated)
+    ("td", None): ([1.8, 0.7, 2.6], [1.8, -2.0, 2.6], [1.8, 2.5, 2.6]),
+    ("nstep", 2): ([2.43, 3.04, 2.6], [0.0, -2.0, 2.6], [4.05, 2.5, 2.6]),
+    ("nstep", None): ([4.536, 3.04, 2.6], [0.0, -2.0, 2.6], [4.05, 2.5, 2.6]),
+    ("mc", None): ([4.536, 3.04, 2.6], [0.0, -2.0, 2.6], [4.05, 2.5, 2.6]),
+    ("gae", None): ([3.65184, 2.572, 2.6], [0.36, -2.0, 2.6], [3.6, 2.5, 2.6]),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimators_by_hand(name):
+    """γ=.9 (λ=.8 for gae): without an end, terminated at t=1, and truncated there with V(final)=5 (T9)."""
+    estimate = advantage_estimator(name[0], 0.9, 0.8, name[1])
+    cases = [([2, 3, 4], [0, 0, 0], [0, 0, 0]), ([2, 5, 4], [0, 1, 0], [0, 1, 0]), ([2, 5, 4], [0, 0, 0], [0, 1, 0])]
+    for expected, case in zip(ESTIMATES[name], cases, strict=True):
+        result = estimate(*(column(x) for x in (REWARD, VALUE, *case)))
+        assert result.flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 13, 20, 50, None])
+def test_nstep_is_the_slides_formula(k):
+    """Â_k = −V(s_t) + r_{t+1} + … + γ^{k−1}r_{t+k} + γ^k V(s_{t+k}), or to the end or the edge where that is nearer."""
+    length, gamma = 20, 0.9
+    reward, value, next_value, terminated, ended = random_rollout(length)
+    # telescoping needs V(s'_t) = V(s_{t+1}) inside an episode
+    next_value[:, :-1] = torch.where(ended[:, :-1] > 0, next_value[:, :-1], value[:, 1:])
+    expected = torch.zeros_like(reward)
+    for s, b in np.ndindex(2, 3):
+        for t in range(length):
+            total, last = -value[s, t, b], t
+            for i in range(t, min(t + (k or length), length)):
+                total, last = total + gamma ** (i - t) * reward[s, i, b], i
+                if ended[s, i, b]:
+                    break
+            bootstrap = (1 - terminated[s, last, b]) * next_value[s, last, b]
+            expected[s, t, b] = total + gamma ** (last - t + 1) * bootstrap
+    result = advantage_estimator("nstep", gamma, 0.5, k)(reward, value, next_value, terminated, ended)
+    torch.testing.assert_close(result, expected)
+
+
+def test_estimators_that_are_one_another():
+    """gae: λ=0 is td and λ=1 the rest of the sub-episode, of which mc is another name; k=1 is td."""
+    rollout = random_rollout(20)
+
+    def estimate(name, lam=0.5, k=None):
+        return advantage_estimator(name, 0.9, lam, k)(*rollout)
+
+    torch.testing.assert_close(estimate("gae", 0.0), estimate("td"))
+    torch.testing.assert_close(estimate("gae", 1.0), estimate("nstep"))
+    torch.testing.assert_close(estimate("nstep", k=1), estimate("td"))
+    torch.testing.assert_close(estimate("nstep", k=20), estimate("nstep"))
+    assert torch.equal(estimate("mc"), estimate("nstep"))
+    assert not torch.allclose(estimate("gae", 0.5), estimate("nstep"))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 16, 33])
+def test_windowed_scan_is_the_sum_of_k_terms(length):
+    """x_t + c_t·x_{t+1} + …, k terms, for every k up to beyond the length."""
+    rng = np.random.default_rng(length)
+    x, carry = (torch.from_numpy(rng.standard_normal((2, length, 3))) for _ in range(2))
+    for k in range(1, length + 3):
+        expected = torch.zeros_like(x)
+        for t in range(length):
+            product = torch.ones_like(x[:, 0])
+            for i in range(t, min(t + k, length)):
+                expected[:, t] += product * x[:, i]
+                product = product * carry[:, i]
+        torch.testing.assert_close(windowed_scan(x, carry, k), expected)
+
+
+def test_nstep_is_refused_where_it_is_not_read():
+    check_advantage("nstep", 3)
+    check_advantage("gae", None)
+    with pytest.raises(ConfigError, match=r"algo\.nstep=3 .* add algo\.advantage=nstep"):
+        check_advantage("gae", 3)
+
+
+def test_sum_leaves_out_weight_zero():
+    """`reduction=sum` adds up what counts: weights times the mean."""
+    x, weight = torch.tensor([[1.0, 2.0, 300.0], [4.0, 5.0, 6.0]]), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    assert REDUCTIONS["sum"](x, weight).tolist() == [3.0, 15.0]
+    assert REDUCTIONS["mean"](x, weight).tolist() == [1.5, 5.0]
 
 
 def test_gae_refuses_shapes_that_would_broadcast():

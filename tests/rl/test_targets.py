@@ -1,4 +1,4 @@
-"""TD targets and target networks: T3 and T4."""
+"""TD targets, critics and target networks: T3, T4 and T12's critic gradient."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from deeprl_cli.config import load_config
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.targets import polyak_update, td_target
+from deeprl_cli.rl.targets import critic_losses, first_q, polyak_update, q_values, td_target
 
 
 def test_td_target_by_hand():
@@ -57,3 +59,60 @@ def test_a_target_starts_equal_and_is_not_learned():
     assert torch.equal(target.flat, online.flat)
     assert target.flat.data_ptr() != online.flat.data_ptr()
     assert not target.flat.requires_grad
+
+
+def test_critic_losses_by_hand():
+    """Squared errors summed over the critics, averaged over the batch; weight 0 leaves a transition out."""
+    q, y = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]]), torch.tensor([[2.0, 4.0]])
+    assert critic_losses(q, y, torch.ones(1, 2)).tolist() == pytest.approx([(1 + 4) / 2 + (4 + 0) / 2])
+    assert critic_losses(q[:, :1], y, torch.ones(1, 2)).tolist() == pytest.approx([(1 + 4) / 2])
+    assert critic_losses(q, y, torch.tensor([[1.0, 0.0]])).tolist() == pytest.approx([1 + 4])
+
+
+def test_critic_gradient_by_hand():
+    """∇_Q of the loss is −(2/N)(y − Q) for each critic, N = 2 (T12)."""
+    q = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]], requires_grad=True)
+    y = torch.tensor([[2.0, 5.0]])
+    (slope,) = torch.autograd.grad(critic_losses(q, y, torch.ones(1, 2)).sum(), q)
+    torch.testing.assert_close(slope, -(y.unsqueeze(1) - q.detach()))
+
+
+class Bilinear(nn.Module):
+    """Q(s, a) = w·s·a."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, obs, action):
+        return self.w * obs * action
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_critics_by_hand(seeds, copies):
+    """Every critic of every seed on its own seed's (s, a); `first_q` is the first of them, whole gradients included."""
+    critic = Stacked(Bilinear, list(range(seeds)), copies)
+    w = torch.tensor([[2.0, -1.0], [3.0, 5.0]])[:seeds, :copies]
+    with torch.no_grad():
+        critic.views()["w"].copy_(w.unsqueeze(-1))
+    obs = torch.arange(1.0, 1 + seeds * 3).view(seeds, 3, 1)
+    action = torch.full((seeds, 3, 1), 0.5, requires_grad=True)
+    expected = w.unsqueeze(-1) * 0.5 * obs.squeeze(-1).unsqueeze(1)
+    torch.testing.assert_close(q_values(critic, obs, action), expected)
+    first = first_q(critic, obs, action)
+    torch.testing.assert_close(first, expected[:, 0])
+    (slope,) = torch.autograd.grad(first.sum(), action)
+    torch.testing.assert_close(slope, w[:, :1].unsqueeze(-1) * obs)
+
+
+@pytest.mark.parametrize("algo", ["sac", "ddpg", "td3", "dqn"])
+def test_rho_and_tau_are_one_thing(algo):
+    """Either is taken, both or neither is refused, with what to write instead (row 22)."""
+    overrides = [f"algo={algo}", "tuned=none"]
+    assert load_config(overrides).algo.keep == 0.995
+    assert load_config([*overrides, "algo.rho=null", "algo.tau=0.25"]).algo.keep == 0.75
+    with pytest.raises(ConfigError, match=r"write algo\.rho=0\.75, or add algo\.rho=null"):
+        load_config([*overrides, "algo.tau=0.25"])
+    with pytest.raises(ConfigError, match=r"both null"):
+        load_config([*overrides, "algo.rho=null"])

@@ -1,0 +1,165 @@
+"""Advantage actor-critic (deck Algorithm 6; the synchronous form of A3C, Mnih et al. 2016).
+
+Shapes: S seeds, T steps of a sub-episode, B sub-episodes side by side, N = T·B samples; scalars `(S, N)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor
+
+from deeprl_cli.algorithm import Algorithm, Loop, Metrics, NoiseSpec, Transition
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.distributions import Distribution, PolicyHead
+from deeprl_cli.rl.objectives import squared_error
+from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.returns import (
+    REDUCTIONS,
+    AdvantageName,
+    advantage_estimator,
+    check_advantage,
+    explained_variance,
+    mean,
+    normalise,
+)
+from deeprl_cli.schema import (
+    AlgoConfig,
+    EpisodeConfig,
+    NetworkConfig,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    RolloutConfig,
+    UnitInterval,
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class A2CConfig(RolloutConfig, EpisodeConfig):
+    subepisodes: Literal["fixed", "terminal"]
+    lr: PositiveFloat
+    advantage: AdvantageName
+    gae_lambda: UnitInterval
+    nstep: PositiveInt | None
+    bootstrap: Literal["online", "target"]
+    target_every: PositiveInt
+    normalize_advantage: bool
+    reduction: Literal["mean", "sum"]
+    vf_coef: NonNegativeFloat
+    ent_coef: NonNegativeFloat
+
+    @property
+    def episodes_per_env(self) -> int:
+        return self.subepisodes_per_update
+
+    @property
+    def longest(self) -> int:
+        return self.rollout_length
+
+    def validate(self) -> None:
+        check_advantage(self.advantage, self.nstep)
+
+    def gradient_work(self, total_steps: int) -> tuple[int, float]:
+        return self.samples_per_update, total_steps / self.samples_per_update
+
+
+class A2C(Algorithm):
+    """On-policy actor-critic: one gradient step from each batch of short sub-episodes (any actions)."""
+
+    loop = "rollout"
+    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
+    reference = "deck Algorithm 6"
+    Config = A2CConfig
+    config: A2CConfig
+    copies: Tensor
+
+    def __init__(self, config: A2CConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+        super().__init__(config, network, spec, seeds)
+        head = self.head = PolicyHead(spec.action_space)
+        make = self.make_network
+        self.model = Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), seeds, name="model")
+        self.model_target = self.model.target() if config.bootstrap == "target" else self.model  # V̂_target
+        self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
+        self.optimiser = Optimiser(config, config.lr, [self.model.flat])
+        self.reduce = REDUCTIONS[config.reduction]
+        self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
+
+    @classmethod
+    def loop_for(cls, config: AlgoConfig) -> Loop:
+        """Sub-episodes that end at a terminal state, and wait for one another, are the episodic loop's."""
+        assert isinstance(config, A2CConfig)
+        return "episodes" if config.subepisodes == "terminal" else "rollout"
+
+    def noise_spec(self) -> NoiseSpec:
+        return NoiseSpec(act=self.head.noise, step={})
+
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
+        super().set_progress(steps, horizon)
+        if self.config.bootstrap == "target":
+            self.copy_if_due(torch.as_tensor(steps, device=self.copies.device))
+
+    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
+        """π(s, ·)"""
+        return self.head(self.model(obs, params=params, part="policy"))
+
+    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """V̂(s), `(S, N)`"""
+        return self.model(obs, params=params, part="value")
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            pi = self.policy(obs)
+        return pi.mode() if noise is None else pi.sample(noise)
+
+    def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        return self.step(rollout)
+
+    def step(self, rollout: Transition) -> Metrics:
+        """Lines 9–14 of Algorithm 6: what its backward loop accumulates is the gradient of one loss."""
+        obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
+        theta = self.model.views()
+        pi, value = self.policy(obs, theta), self.value(obs, theta)
+        R = self.returns(rollout, value.detach())  # noqa: N806                                      (lines 9–11)
+        advantage = R - value.detach()
+        if self.config.normalize_advantage:
+            advantage = normalise(advantage, weight)
+
+        gain = self.reduce(pi.log_prob(action) * advantage, weight)  # δ_θ + ∇log π(s, a)(R − V̂(s)), ascending (12)
+        fit = self.reduce(squared_error(value, R), weight)  # δ_w + ∇(R − V̂(s))², descending                 (13)
+        entropy = pi.entropy()
+        loss = -gain + self.config.vf_coef * fit - self.config.ent_coef * self.reduce(entropy, weight)
+
+        # update w and θ using δ_w and δ_θ; a seed that has done its share of the run stands still  (line 14)
+        norm = self.optimiser.step([self.model.gradients(loss, theta)], weight.sum(1) > 0)
+        return {
+            "loss/policy": -gain.detach(),
+            "loss/value": fit.detach(),
+            "policy/entropy": mean(entropy.detach(), weight),
+            "value/explained_variance": explained_variance(value.detach(), R, weight),
+            "optim/grad_norm": norm,
+        }
+
+    def returns(self, rollout: Transition, value: Tensor) -> Tensor:
+        """R `(S, N)` = Â + V̂, whose bootstraps are V̂'s or, under `bootstrap=target`, all V̂_target's."""
+        steps = rollout.reward.shape[1:]
+        with torch.no_grad():
+            if self.config.bootstrap == "target":
+                value = self.model_target(rollout.obs.flatten(1, 2), part="value")
+            next_value = self.model_target(rollout.next_obs.flatten(1, 2), part="value").unflatten(1, steps)
+        ended = torch.maximum(rollout.terminated, rollout.truncated)
+        advantage = self.advantage(rollout.reward, value.unflatten(1, steps), next_value, rollout.terminated, ended)
+        return advantage.flatten(1) + value
+
+    @torch.no_grad()
+    def copy_if_due(self, steps: Tensor) -> None:
+        """w_target ← w every `target_every` environment steps of a seed (deck, "Delayed Q update")."""
+        copies = steps // self.config.target_every
+        due = (copies > self.copies).float()
+        self.model_target.flat.lerp_(self.model.flat, due.unsqueeze(-1))
+        self.copies.copy_(copies)

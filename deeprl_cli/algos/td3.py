@@ -1,0 +1,148 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, Algorithm 1, whose symbols are used here).
+
+Shapes: S seeds, B minibatch, A action dimensions; obs `(S, B, *obs)`, action `(S, B, A)` in [−1, 1], Q `(S, 2, B)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, done
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
+from deeprl_cli.rl.noise import normal
+from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.returns import mean
+from deeprl_cli.rl.targets import PolyakConfig, critic_losses, first_q, polyak_update, q_values, td_target
+from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+@dataclass(kw_only=True, slots=True)
+class TD3Config(PolyakConfig):
+    lr_actor: PositiveFloat
+    lr_critic: PositiveFloat
+    policy_delay: PositiveInt
+    target_noise: NonNegativeFloat
+    target_noise_clip: NonNegativeFloat
+    exploration: ExplorationConfig
+
+    def validate(self) -> None:
+        PolyakConfig.validate(self)
+        self.exploration.validate()
+
+
+class TD3(Algorithm):
+    """DDPG with twin critics, a delayed policy and smoothed target actions (continuous actions)."""
+
+    loop = "replay"
+    action_spaces = (Box,)
+    bounded_actions = True
+    graphs = ("act", "critic_step", "step")
+    reference = "Fujimoto et al. 2018, Algorithm 1"
+    Config = TD3Config
+    config: TD3Config
+    actor_loss: Tensor
+    actor_norm: Tensor
+
+    def __init__(self, config: TD3Config, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+        super().__init__(config, network, spec, seeds)
+        c = config
+        (self.size,) = spec.action_space.shape or ()
+
+        self.actor = Stacked(lambda: self.make_network(self.size), seeds, name="actor")  # φ
+        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, 2, name="critic")  # θ₁, θ₂
+        self.critic_target, self.actor_target = self.critic.target(), self.actor.target()  # θ' ← θ, φ' ← φ
+
+        self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
+        self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
+        self.exploration = Exploration(c.exploration, len(seeds), c.num_envs, self.size)
+        self.t = 0  # critic updates
+        # of the latest actor update: what the steps in between report
+        self.register_buffer("actor_loss", torch.zeros(len(seeds)))
+        self.register_buffer("actor_norm", torch.zeros(len(seeds)))
+
+    def noise_spec(self) -> NoiseSpec:
+        return NoiseSpec(act=normal(self.size), step={"epsilon": normal(self.config.batch_size, self.size)})
+
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
+        super().set_progress(steps, horizon)
+        self.exploration.set_progress(done(steps, horizon))
+
+    def episodes_ended(self, ended: Tensor) -> None:
+        self.exploration.episodes_ended(ended)
+
+    def policy(self, actor: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """π_φ(s), `(S, B, A)`."""
+        return actor(obs, params=params).tanh()
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """a ~ π_φ(s) + ε: see Exploration for the noise's memory, and for evaluating with it."""
+        with torch.no_grad():
+            action = self.policy(self.actor, obs)
+            return action if noise is None else self.exploration(action, noise)
+
+    def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
+        steps = []
+        for batch, xi in zip(minibatches, noise, strict=False):
+            self.t += 1
+            delayed = self.t % self.config.policy_delay != 0  # if t mod d then …
+            steps.append(self.critic_step(batch, xi) if delayed else self.step(batch, xi))
+        return average(steps)
+
+    def critic_step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        """A step of the critics alone; a graph of its own, so that what is delayed isn't computed."""
+        return self.fit_critics(batch, noise)
+
+    def fit_critics(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        """θ_i ← argmin_{θ_i} 1/N Σ (y − Q_{θ_i}(s, a))², by one step of gradient descent"""
+        theta = self.critic.views()
+        y = self.target(batch, noise["epsilon"])
+        q = q_values(self.critic, batch.obs, batch.action, theta)
+        critic_loss = critic_losses(q, y, batch.weight)
+        critic_norm = self.critic_optimiser.step([self.critic.gradients(critic_loss, theta)])
+        return {
+            "loss/critic": critic_loss.detach(),
+            "loss/actor": self.actor_loss.clone(),
+            "q/mean": mean(q.detach().mean(1), batch.weight),
+            "q/target_mean": mean(y, batch.weight),
+            "optim/critic_grad_norm": critic_norm,
+            "optim/actor_grad_norm": self.actor_norm.clone(),
+            "explore/sigma": self.exploration.sigma.clone(),
+        }
+
+    def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        """A step of the critics, of the actor and of the target networks."""
+        metrics = self.fit_critics(batch, noise)
+
+        # ∇_φ J(φ) = 1/N Σ ∇_a Q_{θ₁}(s, a)|_{a=π_φ(s)} ∇_φ π_φ(s), ascending
+        phi = self.actor.views()
+        actor_loss = -mean(first_q(self.critic, batch.obs, self.policy(self.actor, batch.obs, phi)), batch.weight)
+        actor_norm = self.actor_optimiser.step([self.actor.gradients(actor_loss, phi)])
+
+        polyak_update(self.critic_target, self.critic, self.config.keep)  # θ'_i ← τθ_i + (1 − τ)θ'_i
+        polyak_update(self.actor_target, self.actor, self.config.keep)  # φ' ← τφ + (1 − τ)φ'
+        with torch.no_grad():
+            self.actor_loss.copy_(actor_loss.nan_to_num())
+            self.actor_norm.copy_(actor_norm.nan_to_num())
+        return {**metrics, "loss/actor": actor_loss.detach(), "optim/actor_grad_norm": actor_norm}
+
+    @torch.no_grad()
+    def target(self, batch: Transition, epsilon: Tensor) -> Tensor:
+        """y ← r + γ(1 − d) min_i Q_{θ'_i}(s', ã), ã ← π_φ'(s') + clip(ε, −c, c), ε ~ N(0, σ̃)"""
+        c = self.config.target_noise_clip
+        smoothing = (self.config.target_noise * epsilon).clamp(-c, c)
+        next_action = (self.policy(self.actor_target, batch.next_obs) + smoothing).clamp(-1.0, 1.0)
+        next_q = q_values(self.critic_target, batch.next_obs, next_action).amin(1)
+        return td_target(batch.reward, batch.terminated, next_q, self.config.gamma)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"t": self.t}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.t = state["t"]

@@ -1,0 +1,389 @@
+"""`deeprl bench`: train the rows of a suite, each in a process of its own, and hold their returns against the bars.
+
+`<out>/<row>/` holds `run/` (an ordinary run folder), `train.log` and `row.json`, what the row was when it was started:
+a row that has finished and is still the same isn't run again. No torch in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from deeprl_cli import __version__, bench_report
+from deeprl_cli.bench_suite import Row, Suite, choose, load_suite
+from deeprl_cli.config import compose_values
+from deeprl_cli.config_errors import dotted_keys
+from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.run_folder import atomic_write, read_summary
+
+TRAIN = (sys.executable, "-m", "deeprl_cli", "train")
+POLL = 0.2  # seconds between looks at the rows that run
+PATIENCE = 60.0  # seconds that a stopped row has to end by itself
+_LOG_TAIL = 8192  # bytes
+_PIPED_WIDTH = 160  # columns where there is no terminal to ask
+
+
+def run_bench(
+    name: str,
+    *,
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    out: Path | None = None,
+    jobs: int = 1,
+    fresh: bool = False,
+    as_json: bool = False,
+) -> int:
+    """`deeprl bench`: the exit code, 0 when every chosen row passes, 1 when one doesn't, 130 or 143 when stopped.
+
+    Raises UserError where the suite can't be read or the folder can't be used.
+    """
+    suite = load_suite(name, seeds)
+    chosen = {row.name for row in choose(suite, only)}
+    out = Path("runs", "bench", suite.name) if out is None else out.expanduser()
+    stream = sys.stderr if as_json else sys.stdout
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone_in(out), _stop_on_signals() as signals:
+            bench = Bench(suite, chosen, out.resolve(), jobs, fresh, console)
+            bench.run(signals)
+            results = bench_report.write(out, suite, bench.records())
+    except OSError as error:
+        where = error.filename or out
+        raise UserError(f"{where}: can't be written ({error.strerror}): give another --out") from error
+    records = [record for record in results["rows"] if record["name"] in chosen]
+    bench_report.show(console, records)
+    console.print(f"{out / 'results.md'}, {out / 'results.json'}", markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    if signals.received is not None:
+        return 128 + signals.received
+    return 0 if all(record["status"] in bench_report.GOOD for record in records) else 1
+
+
+class Bench:
+    """The rows of a suite and what has become of each."""
+
+    def __init__(self, suite: Suite, chosen: set[str], out: Path, jobs: int, fresh: bool, console: Console) -> None:
+        self.out, self.jobs, self.console = out, jobs, console
+        self.rows = suite.rows
+        self.results: dict[str, dict[str, Any]] = {}
+        self.waiting: list[tuple[Row, dict[str, Any]]] = []
+        self.started = 0
+        for row in suite.rows:
+            wanted = row.name in chosen
+            try:
+                plan = plan_of(row, self.out)
+                reason = stale(self.out / row.name, plan)
+            except UserError as error:
+                self.results[row.name] = bench_report.unfinished(row, bench_report.REFUSED, str(error))
+                continue
+            if fresh and wanted and reason is None:
+                reason = "--fresh"
+            if reason is None and any(row.init_from == other.name for other, _ in self.waiting):
+                reason = f"{row.init_from}, which it starts from, runs again"
+            if reason is None:
+                self._judge(row)
+            elif wanted:
+                _check_own(self.out / row.name)
+                self.waiting.append((row, plan))
+                if reason:
+                    self._say(f"{row.name}: {reason}: running it again")
+        for row in suite.rows:
+            if row.name in chosen and row.name in self.results:
+                self._say(f"{self._said(row)}{' (done before)' if 'run' in self.results[row.name] else ''}")
+
+    def records(self) -> list[dict[str, Any]]:
+        """What is known of every row of the suite, in its order."""
+        not_run = bench_report.NOT_RUN
+        return [self.results.get(row.name) or bench_report.unfinished(row, not_run) for row in self.rows]
+
+    def run(self, signals: Signals) -> None:
+        """Run the rows that wait, `jobs` at a time, until all are done or a signal stops them."""
+        total, running = len(self.waiting), list[Job]()
+        live = Live(console=self.console, auto_refresh=False, transient=True)
+        with live if self.console.is_terminal else contextlib.nullcontext():
+            try:
+                while (self.waiting or running) and signals.received is None:
+                    while len(running) < self.jobs and (job := self._next(running, total)) is not None:
+                        running.append(job)
+                    for job in [job for job in running if job.process.poll() is not None]:
+                        running.remove(job)
+                        self._finish(job)
+                    if self.console.is_terminal:
+                        lines = "\n".join(job.line() for job in running)
+                        live.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
+                    time.sleep(POLL)
+            finally:
+                self._stop(running, signals)
+
+    def _next(self, running: Sequence[Job], total: int) -> Job | None:
+        """The next row, started; None where none waits, or each waits for one that hasn't ended."""
+        pending = {row.name for row, _ in self.waiting} | {job.row.name for job in running}
+        for row, plan in self.waiting:
+            if row.init_from in pending:
+                continue
+            self.waiting.remove((row, plan))
+            self.started += 1
+            if row.init_from is not None and "run" not in self.results[row.init_from]:
+                why = f"{row.init_from}, which it starts from, has no result"
+                self.results[row.name] = bench_report.unfinished(row, bench_report.REFUSED, why)
+                self._say(self._said(row))
+                return self._next(running, total)
+            self._say(f"[{self.started}/{total}] {row.name}: {row.command}")
+            return Job(row, {**plan, "started_from": source_of(row, self.out)}, self.out, self._threads(row))
+        return None
+
+    def _threads(self, row: Row) -> int | None:
+        """Rows side by side share the cores; a row alone, or one that says itself, is left to choose."""
+        if self.jobs == 1 or any(override.startswith("hardware.threads=") for override in row.overrides):
+            return None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.jobs)
+
+    def _finish(self, job: Job) -> None:
+        code = job.process.returncode
+        if code == 0 and stale(job.folder, job.plan) is None:
+            self._judge(job.row)
+        else:
+            status = bench_report.REFUSED if code == 2 else bench_report.CRASHED
+            self.results[job.row.name] = bench_report.unfinished(job.row, status, job.last_words(), job.log)
+        self._say(self._said(job.row))
+
+    def _judge(self, row: Row) -> None:
+        run = self.out / row.name / "run"
+        self.results[row.name] = bench_report.finished(row, read_summary(run), run)
+
+    def _said(self, row: Row) -> str:
+        record = self.results[row.name]
+        if "run" not in record:
+            return f"{row.name}: {record['status']}: {record['reason']}"
+        counted, number = record[row.policy], bench_report.number
+        bar = "" if row.bar is None else f", bar {number(row.bar)}"
+        took = bench_report.clock(record["wall_seconds"])
+        return f"{row.name}: {record['status']}: mean {number(counted['mean'])}{bar}, in {took}"
+
+    def _stop(self, running: Sequence[Job], signals: Signals) -> None:
+        if not running:
+            return
+        for job in running:
+            job.stop(signal.SIGINT)
+        self._say("stopping: the rows under way will start again next time (once more to quit at once)")
+        end = time.monotonic() + PATIENCE
+        while any(job.process.poll() is None for job in running):
+            if signals.count > 1 or time.monotonic() > end:
+                for job in running:
+                    job.stop(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            time.sleep(POLL)
+        for job in running:
+            # a row that came to its end while it was asked to stop has a result all the same
+            if job.process.returncode == 0 and stale(job.folder, job.plan) is None:
+                self._judge(job.row)
+            else:
+                self.results[job.row.name] = bench_report.unfinished(job.row, bench_report.STOPPED)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+class Job:
+    """A row under way: `deeprl train` in a process group of its own, so that Ctrl-C reaches it through us alone."""
+
+    def __init__(self, row: Row, plan: dict[str, Any], out: Path, threads: int | None) -> None:
+        folder = out / row.name
+        self.row, self.plan, self.folder, self.log = row, plan, folder, folder / "train.log"
+        run = folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / "row.json", (json.dumps(plan, indent=2, ensure_ascii=False) + "\n").encode())
+        overrides = [*row.train_overrides, f"run_dir={_quoted(run)}"]
+        overrides += [] if row.init_from is None else [f"init_from={_quoted(out / row.init_from / 'run')}"]
+        overrides += [] if threads is None else [f"hardware.threads={threads}"]
+        environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        options: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+        self.began = time.monotonic()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*TRAIN, *overrides],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                **options,
+            )
+
+    def line(self) -> str:
+        """Its name, how long it has been at work, and the newest line of its log."""
+        return f"{self.row.name}  {bench_report.clock(time.monotonic() - self.began)}  {self._newest()}"
+
+    def last_words(self) -> str:
+        """Why it ended, as far as its log tells: our own line of error, or the last of a traceback."""
+        code = self.process.returncode
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        if code == 0:
+            return "has written no summary that can be read"
+        return f"{how}: {self._newest().removeprefix('deeprl: ')}" if code != 2 else self._newest()[len("deeprl: ") :]
+
+    def stop(self, number: int) -> None:
+        """Send the signal to the process and all it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            if os.name == "posix":
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.terminate()
+
+    def _newest(self) -> str:
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def plan_of(row: Row, out: Path) -> dict[str, Any]:
+    """All that a row's result depends on: its whole configuration, the run it starts from, and our version.
+
+    Raises ConfigError where it can't be configured so.
+    """
+    config = compose_values(row.train_overrides)
+    if row.policy == "best" and not (config.get("eval") or {}).get("every"):
+        raise ConfigError("policy: best needs evaluations to choose by, and eval.every=0: leave it out")
+    for key in ("run_dir", "checkpoint"):  # no part in the result
+        config.pop(key, None)
+    plan = {"deeprl": __version__, "train": row.train_overrides, "config": config}
+    return {**json.loads(json.dumps(plan, default=str)), "started_from": source_of(row, out)}
+
+
+def source_of(row: Row, out: Path) -> str | None:
+    """A digest of how the row that this one starts from has ended; None where it starts from none, or that hasn't."""
+    if row.init_from is None:
+        return None
+    try:
+        return hashlib.sha256((out / row.init_from / "run" / "summary.json").read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def stale(folder: Path, plan: Mapping[str, Any]) -> str | None:
+    """Why the row in `folder` must run: empty when it never has; None when it needn't, for it finished as planned."""
+    try:
+        before = json.loads((folder / "row.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
+        return "row.json is damaged"
+    if before.get("deeprl") != plan["deeprl"]:
+        return f"its result is of deeprl {before.get('deeprl')}, this is {plan['deeprl']}"
+    try:
+        summary = read_summary(folder / "run")
+    except UserError:
+        return "has not come to its end"
+    if summary.get("status") != "finished":
+        return f"{summary.get('status')} last time"
+    changes = _changes(before["config"], plan["config"])
+    if changes:
+        return f"changed since it ran ({changes})"
+    if before.get("started_from") != plan["started_from"]:
+        return "the run it starts from is another now"
+    evaluation = summary.get("eval")
+    lists = [
+        evaluation.get(key) if isinstance(evaluation, dict) else None for key in ("return_mean", "best_return_mean")
+    ]
+    times = [summary.get(key) for key in ("steps_per_second", "wall_seconds")]
+    seeds = plan["config"]["seeds"]
+    if not all(isinstance(values, list) and len(values) == seeds for values in lists) or None in times:
+        return "its summary.json is damaged"
+    return None
+
+
+def _check_own(folder: Path) -> None:
+    """A run is deleted before its row starts again: it must be ours. Raises UserError."""
+    if (folder / "run").exists() and not (folder / "row.json").is_file():
+        raise UserError(f"{folder / 'run'}: no bench made this folder: give another --out, or move it away")
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`algo.lr: 0.001 -> 0.01`, the first three of them. A new key that is null says nothing new."""
+    was, is_now = _leaves(before), _leaves(now)
+    keys = [key for key in {**was, **is_now} if was.get(key) != is_now.get(key)]
+    told = [f"{key}: {was.get(key)} -> {is_now.get(key)}" for key in keys[:3]]
+    return ", ".join(told) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in dotted_keys(values):
+        value: Any = values
+        for part in key.split("."):
+            value = value[part] if isinstance(value, Mapping) and part in value else None
+        if not isinstance(value, Mapping):
+            found[key] = value
+    return found
+
+
+def _quoted(path: Path) -> str:
+    """A path as Hydra's grammar takes it, whatever characters it holds."""
+    return "'" + str(path).replace("'", "\\'") + "'"
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Of two benches in one folder the second would delete what the first is writing: it is refused."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{out}: another deeprl bench is at work here: wait for it, or give another --out"
+            ) from None
+        yield
+
+
+@dataclass
+class Signals:
+    """The first signal that asked us to stop, and how many have come."""
+
+    received: int | None = None
+    count: int = 0
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[Signals]:
+    """Turn SIGINT, SIGTERM and SIGHUP into a request to stop."""
+    signals = Signals()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signals.received, signals.count = signals.received or number, signals.count + 1
+
+    previous: dict[int, Any] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        with contextlib.suppress(AttributeError, ValueError):  # not on this system; not the main thread
+            previous[getattr(signal, name)] = signal.signal(getattr(signal, name), handle)
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

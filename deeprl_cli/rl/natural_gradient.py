@@ -1,0 +1,54 @@
+"""Solving for a natural gradient without its matrix, each seed by itself. Shapes: vectors `(S, P)`, numbers `(S,)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SOLVED = 1e-10  # of |b|²: a residual this small is rounding, and another iteration would only stir it
+
+
+def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """x with Hx ≈ b, from products v ↦ Hv with a symmetric positive definite H (Hestenes & Stiefel 1952).
+
+    Always `iterations` of them, so that it is one graph; a seed that is solved earlier stays where it is.
+    """
+    x, residual, direction = torch.zeros_like(b), b, b
+    rr = first = dot(b, b)
+    for _ in range(iterations):
+        unsolved = rr > SOLVED * first
+        h_direction = product(direction)
+        alpha = torch.where(unsolved, rr / dot(direction, h_direction), 0.0).unsqueeze(-1)
+        x = x + alpha * direction
+        residual = residual - alpha * h_direction
+        previous, rr = rr, dot(residual, residual)
+        beta = torch.where(unsolved, rr / previous, 0.0).unsqueeze(-1)
+        direction = residual + beta * direction
+    return x
+
+
+def line_search(
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    step: Tensor,
+    better_than: Tensor,
+    max_kl: float,
+    ratio: float,
+    candidates: int,
+) -> Tensor:
+    """The largest of 1, ratio, ratio², … by which `step` `(S, P)` keeps KL ≤ `max_kl` and raises the objective.
+
+    `evaluate(step)` gives (objective, KL) `(S,)` after a step. Every candidate is tried, for seeds differ in which they
+    take; a seed that none of them suits, or whose numbers aren't finite, gets 0.
+    """
+    scale = torch.zeros_like(better_than)
+    for j in range(candidates):
+        objective, kl = evaluate(ratio**j * step)
+        taken = (scale == 0) & (kl <= max_kl) & (objective > better_than)
+        scale = torch.where(taken, ratio**j, scale)
+    return scale
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(-1)

@@ -1,0 +1,69 @@
+"""Stopping cleanly, and when this process began: the two things a run asks of the operating system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_processes_first_run = True
+
+
+class Signals:
+    """Whether SIGINT or SIGTERM came. A second one is no longer held back."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def requested(self) -> bool:
+        return self.received is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Signals]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; the next one acts as usual."""
+    signals = Signals()
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signals.received = number
+        for other, handler in previous.items():
+            signal.signal(other, handler)
+        os.write(2, b"\nstopping: writing the last checkpoint (once more to quit at once)\n")
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:
+        pass  # not the main thread: a launcher that runs jobs in threads keeps its own handling
+    try:
+        yield signals
+    finally:
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)
+
+
+def began() -> float:
+    """When this run's process started, or now for a later run of one process."""
+    global _processes_first_run
+    now = time.time()
+    if not _processes_first_run:
+        return now
+    _processes_first_run = False
+    return _process_start() or now
+
+
+def _process_start() -> float | None:
+    """Seconds since the epoch, from Linux's process table; None elsewhere."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        with open("/proc/uptime", encoding="ascii") as file:
+            uptime = float(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))

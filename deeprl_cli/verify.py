@@ -1,0 +1,93 @@
+"""`deeprl verify RUN`: train a run again from its config.yaml, and hold the weights against the hashes it left."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from torch import Tensor
+
+from deeprl_cli import __version__
+from deeprl_cli import hardware as hw
+from deeprl_cli.errors import UserError
+from deeprl_cli.evaluate import check_trust, read_run
+from deeprl_cli.logger import RunLogger
+from deeprl_cli.progress import Progress
+from deeprl_cli.run_folder import read_config
+from deeprl_cli.signals import stop_on_signals
+from deeprl_cli.train import assemble, make_trainer, preflight
+from deeprl_cli.trainers.base import Services
+from deeprl_cli.weights_chain import CHAIN_NAME, WeightsChain, read_chain
+
+
+class Comparison(WeightsChain):
+    """A chain that compares itself with another, line by line, and remembers where they part."""
+
+    def __init__(self, folder: Path, expected: list[tuple[int, str]]) -> None:
+        super().__init__(folder)
+        self.expected, self.agreed = expected, 0
+        self.differs: tuple[int, str] | None = None  # the first step that doesn't agree, and in which way
+
+    @property
+    def decided(self) -> bool:
+        return self.differs is not None or self.agreed == len(self.expected)
+
+    def extend(self, step: int, tensors: Iterable[Tensor]) -> None:
+        if self.decided:
+            return
+        super().extend(step, tensors)
+        expected_step, expected_hash = self.expected[self.agreed]
+        if step != expected_step:
+            self.differs = (min(step, expected_step), "one logged there, the other didn't")
+        elif self.head != expected_hash:
+            self.differs = (step, "other weights")
+        else:
+            self.agreed += 1
+
+
+def verify(path: Path, *, steps: int | None, trust: bool) -> int:
+    """Compare up to `steps`; the exit code: 0 where all agree, 1 where they part. Raises UserError."""
+    run, cfg = read_run(path)
+    check_trust(run, cfg, trust)
+    resolved = read_config(run)["resolved"]
+    expected = [line for line in read_chain(run) if steps is None or line[0] <= steps]
+    if not expected:
+        raise UserError(
+            f"{run / CHAIN_NAME}: holds no hash{f' up to step {steps}' if steps else ''}: nothing to verify"
+        )
+    if resolved.get("deeprl") != __version__:
+        print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: other numbers may be meant")
+    quiet = dataclasses.replace(cfg.checkpoint, every=0, replay=False)
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, every=0), checkpoint=quiet)
+    spec = preflight(cfg)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_verify_")))
+        parts = assemble(cfg, spec, hw.recorded(resolved), stack, fresh=True)
+        logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
+        signals = stack.enter_context(stop_on_signals())
+        progress = stack.enter_context(Progress(expected[-1][0], cfg.seeds))
+        progress.message(f"training {run} again, up to step {expected[-1][0]}")
+        chain = Comparison(folder, expected)
+        services = Services(folder, logger, progress, lambda: chain.decided or signals.requested(), chain)
+        make_trainer(cfg, parts, services)[0].run()
+    if signals.received is not None and not chain.decided:
+        print(f"stopped: {chain.agreed} of {len(expected)} hashes compared, all the same")
+        return 128 + signals.received
+    return report(chain)
+
+
+def report(chain: Comparison) -> int:
+    """Print the verdict; the exit code."""
+    if chain.differs is not None:
+        step, how = chain.differs
+        before = f"the same up to step {chain.expected[chain.agreed - 1][0]}" if chain.agreed else "never the same"
+        print(f"NOT reproduced: {how} at step {step}; {before}")
+        return 1
+    if chain.agreed < len(chain.expected):
+        print(f"NOT reproduced: it ended before step {chain.expected[chain.agreed][0]}, where the run has a hash")
+        return 1
+    print(f"reproduced: all {chain.agreed} hashes of the weights agree, up to step {chain.expected[-1][0]}")
+    return 0
