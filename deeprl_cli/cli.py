@@ -191,7 +191,7 @@ def _complete(arguments: Sequence[str]) -> int:
         print(" ".join(choice for choice in choices if choice.startswith(words[-1] if words else "")))
         return 0
 
-    from deeprl_cli.config import shell_completion
+    from deeprl_cli.config_launch import shell_completion
 
     with contextlib.redirect_stdout(io.StringIO()) as offered:
         shell_completion(arguments)

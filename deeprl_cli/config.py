@@ -7,15 +7,12 @@ override is said again in one line.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shlex
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +61,7 @@ def build_run_config(values: dict[str, Any]) -> RunConfig:
 
 def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The composed configuration as nested dictionaries, interpolations resolved; types unchecked."""
-    values = _plain(_compose(parse(overrides)))
+    values = plain(_compose(parse(overrides)))
     assert isinstance(values, dict)
     return values
 
@@ -75,7 +72,7 @@ def compose_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str,
     choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items() if option is not None}
     with _editable(config):
         del config["hydra"]
-    values = _plain(config)
+    values = plain(config)
     assert isinstance(values, dict)
     return values, choices
 
@@ -94,11 +91,11 @@ def config_text(
     if package:
         shown = OmegaConf.select(shown, package)
         if shown is None:
-            raise ConfigError(f"--package {package}: no such part{did_you_mean(package, dotted_keys(_plain(config)))}")
+            raise ConfigError(f"--package {package}: no such part{did_you_mean(package, dotted_keys(plain(config)))}")
     if not OmegaConf.is_config(shown):
         return f"{shown}\n"
     if resolve and which == "job":
-        shown = OmegaConf.create(_plain(shown))
+        shown = OmegaConf.create(plain(shown))
     return OmegaConf.to_yaml(shown)
 
 
@@ -191,7 +188,7 @@ class Sweep:
 
 def expand_sweep(overrides: Sequence[str]) -> Sweep:
     """Every combination of the values listed, the last key varying fastest. Raises ConfigError."""
-    with _hydra() as loader:
+    with hydra_at_our_folder() as loader:
         choices: dict[str, list[str]] = {}
         hydra: list[str] = []
         for override in parse(overrides, sweep=True):
@@ -208,11 +205,17 @@ def expand_sweep(overrides: Sequence[str]) -> Sweep:
     return Sweep([list(job) for job in itertools.product(*choices.values())], hydra)
 
 
+def sweep_folder(sweep: Sweep) -> Path:
+    """Where the sweep's own record goes (`hydra.sweep.dir`); not yet made."""
+    config = _compose(parse(sweep.hydra, sweep=True), with_hydra=True)
+    return Path(str(config.hydra.sweep.dir))
+
+
 # ---- Hydra --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _hydra() -> Iterator[ConfigLoader]:
+def hydra_at_our_folder() -> Iterator[ConfigLoader]:
     """Hydra over our folder of configurations; one already in use, by the caller's own program, is put aside."""
     config_search.register()
     instance = GlobalHydra.instance()
@@ -232,7 +235,7 @@ def _editable(config: DictConfig) -> Iterator[None]:
 
 
 def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
-    with _hydra(), warnings.catch_warnings():
+    with hydra_at_our_folder(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # a folder of hydra.searchpath that isn't there
         return compose(ROOT, overrides, return_hydra_config=with_hydra)
 
@@ -247,9 +250,9 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
     except MissingConfigException as error:
         raise _missing(error) from None
     except yaml.YAMLError as error:
-        raise ConfigError(_one_line(str(error))) from None
+        raise ConfigError(one_line(str(error))) from None
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
-        raise _diagnose(overrides) or ConfigError(_one_line(str(error) or str(error.__cause__))) from None
+        raise _diagnose(overrides) or ConfigError(one_line(str(error) or str(error.__cause__))) from None
     _check_tuned(overrides)
     return config
 
@@ -282,7 +285,7 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
     groups = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in chosen]
     searchpath = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
     try:
-        base = _plain(_ask_hydra(groups + searchpath), resolve=False)
+        base = plain(_ask_hydra(groups + searchpath), resolve=False)
     except MissingConfigException as error:
         return _missing(error)
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning):
@@ -303,7 +306,7 @@ def _option_keys(group: str) -> dict[str, list[str]]:
     """The keys of every file of the group, for saying whose a key is."""
     folder = config_dir() / group
     files = {name: OmegaConf.load(folder / f"{name}.yaml") for name in group_options(group)}
-    return {name: dotted_keys(_plain(file, resolve=False)) for name, file in files.items()}
+    return {name: dotted_keys(plain(file, resolve=False)) for name, file in files.items()}
 
 
 def _missing(error: MissingConfigException) -> ConfigError:
@@ -311,7 +314,7 @@ def _missing(error: MissingConfigException) -> ConfigError:
     path = str(error.missing_cfg_file)
     group, _, name = path.partition("/")
     if group not in GROUPS:
-        return ConfigError(_one_line(str(error)))
+        return ConfigError(one_line(str(error)))
     if group != "env":
         return unknown_option(group, name, group_options(group))
     ids = config_search.registered_ids()
@@ -321,84 +324,17 @@ def _missing(error: MissingConfigException) -> ConfigError:
     return ConfigError(f"unknown env '{name}'{meant}; `deeprl list envs` shows the ids there are")
 
 
-def _plain(config: Any, resolve: bool = True) -> Any:
+def plain(config: Any, resolve: bool = True) -> Any:
     try:
         return OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_one_line(str(error))}") from None
+        raise ConfigError(f"{error.full_key}: {one_line(str(error))}") from None
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
     """The part of a library's message that says what is wrong: up to its second sentence's hints and search paths."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     kept = list(
         itertools.takewhile(lambda line: not line.startswith(("Config search path", "See https", "full_key")), lines)
     )
     return "; ".join(kept[:3])
-
-
-# ---- launchers and shell completion -------------------------------------------------------------------------------
-
-
-def launch(sweep: Sweep, folder: Path, job: Callable[[RunConfig, str], Any]) -> list[Any]:
-    """Run `job(configuration, overrides)` for each through the Hydra launcher chosen with `hydra/launcher=`.
-
-    What each returned, or the exception it raised. `job` must be a module's own function: launchers send it by name.
-
-    The master configuration is composed from Hydra's settings alone: a key that fits only some of the jobs' algorithms
-    is looked at in the jobs themselves.
-    """
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
-
-    quoted = str(folder).replace("'", "\\'")
-    settings = [*sweep.hydra, f"hydra.sweep.dir='{quoted}'"]
-    with _hydra() as loader:
-        try:
-            master = loader.load_configuration(ROOT, settings, RunMode.MULTIRUN)
-            launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=HydraContext(loader, Callbacks(master)),
-                task_function=partial(_launched, job),
-                config=master,
-            )
-        except (HydraException, OmegaConfBaseException, RuntimeError, ImportError) as error:
-            raise ConfigError(_one_line(str(error))) from None
-        return [result._return_value for result in launcher.launch(sweep.jobs, initial_job_idx=0)]
-
-
-def _launched(job: Callable[[RunConfig, str], Any], composed: DictConfig) -> Any:
-    from hydra.core.hydra_config import HydraConfig
-
-    return job(build_run_config(_plain(composed)), " ".join(HydraConfig.get().overrides.task))
-
-
-def sweep_folder(sweep: Sweep) -> Path:
-    """Where the sweep's own record goes (`hydra.sweep.dir`); not yet made."""
-    config = _compose(parse(sweep.hydra, sweep=True), with_hydra=True)
-    return Path(str(config.hydra.sweep.dir))
-
-
-def shell_completion(arguments: Sequence[str]) -> None:
-    """Hydra's `-sc install=bash|zsh|fish`, `uninstall=…` and, from the shell itself, `query=…` over COMP_LINE.
-
-    COMP_LINE arrives with our verb in it, which Hydra must not take for an override.
-    """
-    shells = ("bash", "fish", "zsh")
-    action, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
-    if action not in ("install", "uninstall", "query") or shell not in shells:
-        raise ConfigError(f"-sc takes install=SHELL or uninstall=SHELL, the shell one of {', '.join(shells)}")
-    program, *words = os.environ.get("COMP_LINE", "deeprl").split(" ")
-    if words and words[0] == "train":
-        words = [word for word in words[1:] if not word.startswith("-") or word in ("-m", "--multirun")]
-        os.environ["COMP_LINE"] = " ".join([program, *words])
-    if sys.argv[0].endswith(".py"):
-        sys.argv[0] = "deeprl"  # `python -m deeprl_cli`: Hydra would write a completion of python itself
-    config_search.GymConfigSource.offer_ids = True
-    try:
-        with _hydra():
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            hydra.shell_completion(ROOT, list(arguments))
-    finally:
-        config_search.GymConfigSource.offer_ids = False

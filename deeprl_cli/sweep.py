@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deeprl_cli import config
+from deeprl_cli import config, config_launch
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.run_folder import atomic_write
 from deeprl_cli.schema import RunConfig
@@ -138,7 +138,7 @@ def _run_here(number: int, run_config: RunConfig, record: Record) -> None:
 
 
 def _run_through_launcher(sweep: config.Sweep, record: Record) -> None:
-    for number, result in enumerate(config.launch(sweep, record.path.parent, _launched_job)):
+    for number, result in enumerate(config_launch.launch(sweep, record.path.parent, _launched_job)):
         if isinstance(result, BaseException):
             record.failed(number, result)
         else:

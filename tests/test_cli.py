@@ -170,7 +170,15 @@ def test_interruption_before_training(calls, monkeypatch):
 def test_eval_hands_its_flags_on(calls):
     assert code("eval", "runs/x", "--episodes", "7", "--seed", "3", "--checkpoint", "last", "--json") == 0
     assert code("eval", "runs/x", "--stochastic", "--video", "films") == 0
-    plain = {"episodes": 100, "seed": None, "checkpoint": "best", "stochastic": False, "as_json": False, "video": None}
+    plain = {
+        "episodes": 100,
+        "seed": None,
+        "checkpoint": "best",
+        "stochastic": False,
+        "as_json": False,
+        "video": None,
+        "trust": False,
+    }
     assert calls == [
         (Path("runs/x"), {**plain, "episodes": 7, "seed": 3, "checkpoint": "last", "as_json": True}),
         (Path("runs/x"), {**plain, "stochastic": True, "video": Path("films")}),

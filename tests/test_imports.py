@@ -11,7 +11,7 @@ import deeprl_cli
 
 PACKAGE = Path(deeprl_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-CONFIG = {"cli", "config", "config_errors", "config_explain", "config_files", "config_search", "sweep"}
+CONFIG = {"cli", "config", "config_errors", "config_explain", "config_files", "config_launch", "config_search", "sweep"}
 
 # of the package's own modules, what each part may import besides itself
 ALLOWED = {

@@ -14,10 +14,11 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, done
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
+from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
 from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
@@ -34,6 +35,11 @@ class SACConfig(PolyakConfig):
     alpha: NonNegativeFloat | Literal["auto"]
     alpha_init: PositiveFloat
     target_entropy: float | Literal["auto"]
+    exploration: ExplorationConfig
+
+    def validate(self) -> None:
+        PolyakConfig.validate(self)
+        self.exploration.validate()
 
 
 class SAC(Algorithm):
@@ -49,32 +55,40 @@ class SAC(Algorithm):
     def __init__(self, config: SACConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
         c = config
-        self.action_shape = spec.action_space.shape or ()
-        size = math.prod(self.action_shape)
+        (self.size,) = spec.action_space.shape or ()
 
-        self.actor = Stacked(lambda: self.make_network(2 * size), seeds, name="actor")  # θ: μ and log σ
-        self.critic = Stacked(lambda: self.make_network(1, extra=size), seeds, c.critics, name="critic")  # w₁, w₂
+        self.actor = Stacked(lambda: self.make_network(2 * self.size), seeds, name="actor")  # θ: μ and log σ
+        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, c.critics, name="critic")  # w₁, w₂
         self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
         start = c.alpha_init if c.alpha == "auto" else max(c.alpha, 1e-30)
         self.log_alpha = nn.Parameter(torch.full((len(seeds),), math.log(start)))
-        self.target_entropy = float(-size if c.target_entropy == "auto" else c.target_entropy)  # H̄ = −dim A
+        self.target_entropy = float(-self.size if c.target_entropy == "auto" else c.target_entropy)  # H̄ = −dim A
 
         self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
         self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
         self.alpha_optimiser = Optimiser(c, c.lr_alpha, [self.log_alpha])
+        self.exploration = Exploration(c.exploration, len(seeds), c.num_envs, self.size)
 
     def noise_spec(self) -> NoiseSpec:
-        xi = normal(self.config.batch_size, math.prod(self.action_shape))
-        return NoiseSpec(act=normal(math.prod(self.action_shape)), step={"xi": xi, "next_xi": xi})
+        xi = normal(self.config.batch_size, self.size)
+        rows = 1 if self.config.exploration.kind == "none" else 2  # the policy's own ξ, and exploration's
+        return NoiseSpec(act=normal(rows, self.size), step={"xi": xi, "next_xi": xi})
+
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
+        super().set_progress(steps, horizon)
+        self.exploration.set_progress(done(steps, horizon))
+
+    def episodes_ended(self, ended: Tensor) -> None:
+        self.exploration.episodes_ended(ended)
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> SquashedGaussian:
         return SquashedGaussian(self.actor(obs, params=params))
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """a ~ π_θ(s, ·), plus exploration where it is asked for: the last row of `noise` `(S, B, 1 or 2, A)`."""
         with torch.no_grad():
             pi = self.policy(obs)
-        action = pi.mode() if noise is None else pi.sample(noise)
-        return torch.unflatten(action, -1, self.action_shape)
+            return pi.mode() if noise is None else self.exploration(pi.sample(noise[..., 0, :]), noise[..., -1, :])
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
         # for a number of gradient steps: randomly sample a batch B from M (lines 5–6)
@@ -82,13 +96,12 @@ class SAC(Algorithm):
 
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """One pass through lines 7–12 of Algorithm 7."""
-        action = batch.action.flatten(2)
         alpha = self.log_alpha.detach().exp()
 
         # critics: ∇_{w_i} 1/|B| Σ (Q_{w_i}(s, a) − y)²                                          (line 9)
         w = self.critic.views()
         y = self.target(batch, noise["next_xi"], alpha)
-        q = q_values(self.critic, batch.obs, action, w)
+        q = q_values(self.critic, batch.obs, batch.action, w)
         critic_loss = critic_losses(q, y, batch.weight)
         critic_norm = self.critic_optimiser.step([self.critic.gradients(critic_loss, w)])
 

@@ -76,7 +76,7 @@ class TRPO(Algorithm):
 
     loop = "rollout"
     action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
-    graphs = ("act", "gather_experience", "gradient", "fisher", "step", "fit_value")
+    graphs = ("act", "gather_experience", "gradient", "fisher", "after", "fit_value")
     reference = "Schulman et al. 2015"
     Config = TRPOConfig
     config: TRPOConfig
@@ -118,16 +118,25 @@ class TRPO(Algorithm):
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """max_θ L(θ) subject to mean KL ≤ δ, L taken to first order and KL to second (eq. 14, appendix C); then several
         epochs of the value's steps, for which `order` `(S, epochs, N)` shuffles the samples."""
+        c = self.config
         samples, targets, metrics = self.gather_experience(rollout)
-        g = self.gradient(samples)
-        x = conjugate_gradient(lambda v: self.fisher(samples, v), g, self.config.cg_iterations)  # H⁻¹g
-        stepped = self.step(samples, x, self.fisher(samples, x))
+        surrogate, g = self.gradient(samples)
+        x = conjugate_gradient(lambda v: self.fisher(samples, v), g, c.cg_iterations)  # H⁻¹g
+        full_step = (2 * c.target_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
+        scale = line_search(
+            lambda step: self.after(samples, step)[:2],
+            *(full_step, surrogate, c.target_kl, c.backtrack_ratio, c.backtrack_steps),
+        )
+        taken = scale.unsqueeze(-1) * full_step.nan_to_num(0.0, 0.0, 0.0)  # none of it where scale is 0
+        surrogate, kl, entropy = self.after(samples, taken)
+        self.actor.flat.data.add_(taken)
+        metrics |= {"loss/policy": -surrogate, "policy/kl": kl, "policy/entropy": entropy, "policy/line_search": scale}
         fits = [
             self.fit_value(targets, minibatch)
             for epoch in noise["order"].unbind(1)
-            for minibatch in epoch.split(self.config.batch_size, 1)
+            for minibatch in epoch.split(c.batch_size, 1)
         ]
-        return {**metrics, **stepped, **average(fits), "optim/actor_grad_norm": dot(g, g).sqrt()}
+        return {**metrics, "optim/actor_grad_norm": dot(g, g).sqrt(), **average(fits)}
 
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Targets, Metrics]:
         """Old policy and log-probabilities, Â and R̂ = Â + V̂, once, before anything moves."""
@@ -146,32 +155,22 @@ class TRPO(Algorithm):
         metrics = {"value/explained_variance": explained_variance(value.flatten(1), returns, weight)}
         return samples, Targets(obs, returns, weight), metrics
 
-    def gradient(self, samples: Samples) -> Tensor:
-        """g = ∇L(θ)"""
+    def gradient(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """L(θ) and g = ∇L(θ)"""
         theta = self.actor.views()
-        return self.actor.gradients(self.surrogate(samples, theta)[0], theta)
+        surrogate = self.surrogate(samples, theta)[0]
+        return surrogate.detach(), self.actor.gradients(surrogate, theta)
 
     def fisher(self, samples: Samples, v: Tensor) -> Tensor:
-        """Hv, H the Hessian of the mean KL: ∇(∇KL · v). Damping, times v, keeps H positive definite."""
+        """Hv, H the Hessian of the mean KL at θ: ∇(∇KL · v); damping·v on top keeps H positive definite."""
         theta = self.actor.views()
         kl_gradient = self.actor.gradients(self.surrogate(samples, theta)[1], theta, create_graph=True)
         return self.actor.gradients(dot(kl_gradient, v), theta) + self.config.cg_damping * v
 
-    def step(self, samples: Samples, x: Tensor, hx: Tensor) -> Metrics:
-        """As far along x = H⁻¹g as the trust region goes, and back until it holds and L has risen (appendix C)."""
-        c = self.config
-
-        def after(step: Tensor) -> tuple[Tensor, Tensor]:
-            return self.surrogate(samples, self.actor.views(self.actor.flat + step))[:2]
-
+    def after(self, samples: Samples, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """L, mean KL and mean entropy at θ + step."""
         with torch.no_grad():
-            full_step = (2 * c.target_kl / dot(x, hx)).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
-            before = self.surrogate(samples, self.actor.views())[0]
-            scale = line_search(after, full_step, before, c.target_kl, c.backtrack_ratio, c.backtrack_steps)
-            # a step of which no share is taken may hold NaN, which no multiplication by zero removes
-            self.actor.flat.add_(torch.where(scale > 0, scale, 0.0).unsqueeze(-1) * full_step.nan_to_num())
-            surrogate, kl, entropy = self.surrogate(samples, self.actor.views())
-        return {"loss/policy": -surrogate, "policy/kl": kl, "policy/entropy": entropy, "policy/line_search": scale}
+            return self.surrogate(samples, self.actor.views(self.actor.flat + step))
 
     def surrogate(self, samples: Samples, theta: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(L(θ) = mean ρÂ, mean KL[π_θ ‖ π], mean entropy), each `(S,)`; to second order KL[π ‖ π_θ] is the same."""

@@ -13,7 +13,7 @@ SOLVED = 1e-10  # of |b|²: a residual this small is rounding, and another itera
 def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """x with Hx ≈ b, from products v ↦ Hv with a symmetric positive definite H (Hestenes & Stiefel 1952).
 
-    Always `iterations` of them, so that it is one graph; a seed that is solved earlier stays where it is.
+    Always `iterations` of them, for seeds differ in when they are done; one that is solved stays where it is.
     """
     x, residual, direction = torch.zeros_like(b), b, b
     rr = first = dot(b, b)
@@ -39,14 +39,16 @@ def line_search(
 ) -> Tensor:
     """The largest of 1, ratio, ratio², … by which `step` `(S, P)` keeps KL ≤ `max_kl` and raises the objective.
 
-    `evaluate(step)` gives (objective, KL) `(S,)` after a step. Every candidate is tried, for seeds differ in which they
-    take; a seed that none of them suits, or whose numbers aren't finite, gets 0.
+    `evaluate(step)` gives (objective, KL) `(S,)` after a step. Seeds differ in which candidate they take; one that no
+    candidate suits, or whose numbers aren't finite, gets 0.
     """
     scale = torch.zeros_like(better_than)
     for j in range(candidates):
         objective, kl = evaluate(ratio**j * step)
         taken = (scale == 0) & (kl <= max_kl) & (objective > better_than)
         scale = torch.where(taken, ratio**j, scale)
+        if scale.all():
+            break
     return scale
 
 

@@ -127,5 +127,5 @@ class EpisodeTrainer(Trainer):
 
 
 def padded(steps: int, longest: int | None) -> int:
-    """The length that `steps` are padded to: `longest` where there is one, else the next of 16, 32, 64, …"""
+    """The length that `steps` are padded to: `longest` where there is one, else the next power of two."""
     return longest if longest is not None else max(SHORTEST, 1 << (steps - 1).bit_length())

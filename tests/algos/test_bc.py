@@ -131,7 +131,7 @@ def test_learns_what_it_is_shown(tmp_path):
     """Four questions, answered rightly: greedy answers become right; answered wrongly, they don't."""
     returns = {}
     for corrupt in (0.0, 1.0):
-        options = ["algo=bc", "env=ArithQA-v0", "network=mlp", "tuned=none", "total_steps=6400", "eval.every=0"]
+        options = ["algo=bc", "env=ArithQA-v0", "network=mlp", "tuned=none", "total_steps=19200", "eval.every=0"]
         options += [f"env.kwargs.corrupt={corrupt}", "env.kwargs.operand_max=1", f"run_dir={tmp_path / str(corrupt)}"]
         options += ["hardware.compile=false", "hardware.threads=1", "log.tensorboard=false", "algo.lr=3e-3"]
         returns[corrupt] = read_summary(train(load_config(options)))["eval"]["return_mean"][0]

@@ -151,10 +151,30 @@ def test_targets_follow_by_polyak():
 def test_actions_are_inside_the_box():
     """Squashed: also a policy far out in its tails stays within [−1, 1]."""
     algorithm = prepared(log_std=2.0)
-    xi = torch.linspace(-6, 6, 1000).view(1, 500, 2)
+    xi = torch.linspace(-6, 6, 1000).view(1, 500, 1, 2)
     action = algorithm.act(torch.zeros(1, 500, 4), xi)
     assert action.abs().max() > 0.99
     assert action.abs().max() <= 1
+
+
+def test_exploration_goes_on_top_of_the_policys_own_noise():
+    """kind=ou: tanh(μ + σξ) of the first row plus a process driven by the second, cut to the box; greedy without."""
+    ou = ["algo.exploration.kind=ou", "algo.exploration.sigma=0.5", "algo.exploration.dt=1"]
+    plain, noisy = make_algorithm("sac", seeds=[0]), make_algorithm("sac", seeds=[0], options=ou)
+    assert plain.noise_spec().act.shape == (1, 2)
+    assert noisy.noise_spec().act.shape == (2, 2)
+    obs, x = torch.randn(1, 2, 4), torch.zeros(1, 2, 2)
+    for _ in range(3):
+        xi = torch.randn(1, 2, 2, 2)
+        x = 0.85 * x + 0.5 * xi[:, :, 1]
+        expected = (plain.act(obs, xi[:, :, :1]) + x).clamp(-1, 1)
+        torch.testing.assert_close(noisy.act(obs, xi), expected)
+    assert torch.equal(noisy.act(obs, None), plain.act(obs, None))
+    noisy.episodes_ended(torch.tensor([[True, False]]))
+    assert noisy.exploration.x[0, 0].tolist() == [0, 0]
+    assert (noisy.exploration.x[0, 1] != 0).all()
+    noisy.set_progress(1, 2)  # sigma's schedule is constant
+    assert noisy.exploration.sigma.tolist() == [0.5]
 
 
 def test_other_action_spaces_are_refused():

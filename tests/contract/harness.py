@@ -89,7 +89,12 @@ MORE_OPTIONS = {
         "algo.kl.mode=penalty algo.kl.estimator=k3 algo.kl.ref=initial",
         "algo.kl.mode=penalty algo.kl.estimator=k1 algo.kl.where=reward algo.kl.ref=initial",
     ],
-    "sac": ["algo.alpha=0.2", "algo.target_entropy=-0.5", "algo.rho=null algo.tau=0.1"],
+    "sac": [
+        "algo.alpha=0.2",
+        "algo.target_entropy=-0.5",
+        "algo.rho=null algo.tau=0.1",
+        "algo.exploration.kind=ou algo.exploration.sigma_schedule=linear",
+    ],
     "ddpg": ["algo.target_policy=false", "algo.rho=null algo.tau=0.1", *NOISY],
     "td3": ["algo.policy_delay=1", "algo.rho=null algo.tau=0.1", *NOISY],
     "reinforce": [
