@@ -49,6 +49,7 @@ Precedence, later wins: algo, env, network and hardware, tuned (found for the pa
 
 Flags:
   -m, --multirun         one run for each combination of comma-separated values; all are checked before the first starts
+  --check                build everything, do one update, and say what the run will take; nothing is left
   --explain              print every value and where it came from: which file, or the command line
   -c, --cfg job          print the configuration instead of running it (also: hydra, all)
   -p, --package PART     with --cfg: only this part, for example algo
@@ -118,6 +119,7 @@ def train_verb(arguments: Sequence[str]) -> int:
     parser.add_argument("-p", "--package")
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--explain", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     flags, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
@@ -146,9 +148,16 @@ def train_verb(arguments: Sequence[str]) -> int:
         print(table(explain(flags.overrides)))
         return 0
     if flags.multirun:
+        if flags.check:
+            raise UserError("--check looks at one run; a sweep checks all of its runs before the first starts")
         from deeprl_cli.sweep import run_sweep
 
         return run_sweep(flags.overrides)
+    if flags.check:
+        from deeprl_cli.check import check
+
+        print(check(config.load_config(flags.overrides)))
+        return 0
     return _train_one(flags.overrides)
 
 

@@ -34,6 +34,7 @@ from deeprl_cli.schema import RunConfig
 
 ROOT = "train"
 OPEN = "env.kwargs"  # the one mapping that takes any key
+DECK = "deck/"  # experiments that are the deck to the letter
 # set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
 NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
 
@@ -258,7 +259,13 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
 
 
 def _check_tuned(overrides: Sequence[Override]) -> None:
-    """`tuned` is optional in the defaults list, so Hydra lets any name pass."""
+    """`tuned` is optional in the defaults list, so Hydra lets any name pass. The deck's experiments take none of it."""
+    chosen = {override.key_or_group: override.value() for override in overrides if override.key_or_group in GROUPS}
+    if str(chosen.get("experiment")).startswith(DECK) and chosen.get("tuned", "none") != "none":
+        raise ConfigError(
+            f"tuned={chosen['tuned']}: deck experiments take no tuned values; leave it out, or leave out "
+            f"experiment={chosen['experiment']}"
+        )
     if any(override.key_or_group == "hydra.searchpath" for override in overrides):
         return  # it may lie there
     options = group_options("tuned")

@@ -139,7 +139,21 @@ def test_tuned_values_can_be_refused(configs):
     assert compose_values(["algo=sac", "env=Ns/Odd-v0"])["algo"]["gamma"] == 0.5
     assert compose_values(["algo=sac", "env=Ns/Odd-v0", "tuned=none"])["algo"]["gamma"] == 0.99
     assert compose_values(["experiment=deck/sac"])["algo"]["gamma"] == 0.99
-    assert compose_values(["experiment=deck/sac", "tuned=sac/Ns/Odd-v0"])["algo"]["gamma"] == 0.5
+    assert compose_values(["experiment=deck/sac", "tuned=none"])["algo"]["gamma"] == 0.99
+    for overrides in (["experiment=deck/sac", "tuned=sac/Ns/Odd-v0"], ["tuned=sac/Ns/Odd-v0", "experiment=deck/sac"]):
+        assert "deck experiments take no tuned values; leave it out" in refusal(*overrides)
+
+
+def test_deck_experiments_move_to_other_environments_and_values():
+    """No tuned values come in with the environment; what is written after the experiment wins."""
+    run = load_config(["experiment=deck/ppo", "env=Acrobot-v1", "algo.lr=1e-3"])
+    assert (run.env.id, run.algo.lr, run.algo.gae_lambda, run.algo.minibatch) == ("Acrobot-v1", 1e-3, 1.0, "sample")
+    assert not run.algo.normalize_obs  # the tuned values of PPO on Acrobot-v1 say otherwise
+    jobs = expand_sweep(["experiment=deck/ppo,deck/a2c", "env=CartPole-v1,Acrobot-v1"]).jobs
+    chosen = [load_config(job) for job in jobs]
+    assert [(run.algo.name, run.env.id) for run in chosen] == [
+        (algo, env) for algo in ("ppo", "a2c") for env in ("CartPole-v1", "Acrobot-v1")
+    ]
 
 
 def test_interpolations_are_resolved():
@@ -180,7 +194,10 @@ def test_config_text_shows_the_whole_or_a_part():
         (["environment=CartPole-v1"], "did you mean 'env'?"),
         (["algorithm=sac"], "did you mean 'algo'?"),
         (["evl.every=3"], "did you mean 'eval.every'"),
-        (["algo=sac", "algo.clip_schedule=linear"], "'algo.clip_schedule': it belongs to algo ppo, and this run's is sac"),
+        (
+            ["algo=sac", "algo.clip_schedule=linear"],
+            "'algo.clip_schedule': it belongs to algo ppo, and this run's is sac",
+        ),
         (["algo=sac", "clip_schedule=linear"], "it belongs to algo ppo"),
         (["algo.xyzzy=1"], "unknown key 'algo.xyzzy'; algo has name, "),
         (["seed.x=1"], "seed holds one value, write seed=…"),

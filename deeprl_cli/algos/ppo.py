@@ -22,7 +22,14 @@ from deeprl_cli.rl.kl import ESTIMATORS, KLConfig, adapt, k3
 from deeprl_cli.rl.noise import bits, permutation
 from deeprl_cli.rl.objectives import OBJECTIVES
 from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import explained_variance, gae, mean, normalise
+from deeprl_cli.rl.returns import (
+    AdvantageName,
+    advantage_estimator,
+    check_advantage,
+    explained_variance,
+    mean,
+    normalise,
+)
 from deeprl_cli.rl.targets import polyak_update
 from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt, RolloutConfig, UnitInterval
 
@@ -34,7 +41,9 @@ class PPOConfig(RolloutConfig):
     minibatch: Literal["epochs", "sample"]
     epochs: PositiveInt
     updates: PositiveInt | None
+    advantage: AdvantageName
     gae_lambda: UnitInterval
+    nstep: PositiveInt | None
     objective: Literal["clip", "cpi"]
     clip_eps: PositiveFloat
     clip_schedule: Literal["constant", "linear"]
@@ -50,13 +59,11 @@ class PPOConfig(RolloutConfig):
 
     def validate(self) -> None:
         self.kl.validate()
+        check_advantage(self.advantage, self.nstep)
         if self.minibatch == "epochs":
             self.check_minibatches(self.batch_size)
             if self.updates is not None:
-                raise ConfigError(
-                    f"algo.updates={self.updates} counts minibatches drawn by algo.minibatch=sample: give that as "
-                    "well, or algo.epochs=… instead"
-                )
+                raise ConfigError(f"algo.updates={self.updates} belongs to algo.minibatch=sample: give that as well")
 
     def gradient_work(self, total_steps: int) -> tuple[int, float]:
         return self.batch_size, self.steps_per_update * total_steps / self.samples_per_update
@@ -89,26 +96,22 @@ class PPO(Algorithm):
 
     def __init__(self, config: PPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        head = PolicyHead(spec.action_space)
+        head, make = PolicyHead(spec.action_space), self.make_network
         self.head = head
-        make = self.make_network
         self.model = Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), seeds, name="model")
         self.optimiser = Optimiser(config, config.lr, [self.model.flat])
+        self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
         self.objective, self.kl = OBJECTIVES[config.objective], ESTIMATORS[config.kl.estimator]
-        self.kl_target = config.kl.target or 0.0
         if config.kl.ref == "initial":
             self.initial = self.model.target()  # π_ref for good; otherwise it is π, that gathered the experience
         self.register_buffer("kl_coef", torch.full((len(seeds),), config.kl.coef))  # β
         self.register_buffer("clip_eps", torch.full((len(seeds),), config.clip_eps))
-        self.register_buffer(
-            "active", torch.ones(len(seeds), dtype=torch.bool)
-        )  # seeds that kl.mode=stop hasn't stopped
+        self.register_buffer("active", torch.ones(len(seeds), dtype=torch.bool))  # seeds that KL hasn't stopped
 
     def noise_spec(self) -> NoiseSpec:
         c = self.config
-        order = permutation(c.epochs, c.samples_per_update)
-        drawn = bits(c.steps_per_update, c.batch_size)
-        return NoiseSpec(act=self.head.noise, step={"index": order if c.minibatch == "epochs" else drawn})
+        shuffled, drawn = permutation(c.epochs, c.samples_per_update), bits(c.steps_per_update, c.batch_size)
+        return NoiseSpec(act=self.head.noise, step={"index": shuffled if c.minibatch == "epochs" else drawn})
 
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
@@ -131,26 +134,23 @@ class PPO(Algorithm):
         return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        """Algorithm 8, lines 4–8. `index`: the samples in a new order for every epoch, `(S, epochs, N)`, or bits that
-        draw them, with replacement, for every minibatch, `(S, n_steps, M)`."""
+        """Algorithm 8, lines 4–8. `index`: every epoch's order `(S, epochs, N)`, or bits that draw `(S, n_steps, M)`."""
         samples, metrics = self.gather_experience(rollout)
         self.active.fill_(True)
-        stopping = self.config.kl.mode == "stop"
         steps: list[Metrics] = []
         counts: list[Tensor] = []  # which seeds learn from a step: kl.mode=stop stops each by itself
         for epoch in (noise["index"] % samples.weight.shape[1]).unbind(1):
             for minibatch in epoch.split(self.config.batch_size, 1):
-                if stopping:
-                    counts.append(self.active.clone())
+                counts.append(self.active.clone())
                 steps.append(self.step(samples, minibatch))
-            if stopping and not self.active.any():
+            if not self.active.any():
                 break
         if self.config.kl.mode == "penalty":
             metrics["policy/kl_coef"] = self.kl_coef.clone()
         if self.config.kl.adaptive:
             with torch.no_grad():
                 kl = mean(self.policy(samples.obs).kl(self.head(samples.ref)), samples.weight)
-            self.kl_coef.copy_(adapt(self.kl_coef, kl, self.kl_target))
+            self.kl_coef.copy_(adapt(self.kl_coef, kl, self.config.kl.aim))
         return {**metrics, **average(steps, counts)}
 
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:
@@ -158,31 +158,27 @@ class PPO(Algorithm):
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
         reward, steps = rollout.reward, rollout.reward.shape[1:]
         with torch.no_grad():
-            ref = pi = self.model(obs, part="policy")
+            pi = self.model(obs, part="policy")
             log_p = self.head(pi).log_prob(action)  # p = π'(s, a), 'old' probabilities        (line 5)
             value = self.value(obs).unflatten(1, steps)
             next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
-            if self.config.kl.ref == "initial":
-                ref = self.initial(obs, part="policy")
-        if self.config.kl.where == "reward":  # r − β log(π'/π_ref)
-            penalty = self.kl(self.head(pi), self.head(ref), action).unflatten(1, steps)
-            reward = reward - self.kl_coef.view(-1, 1, 1) * penalty
+            ref = self.initial(obs, part="policy") if self.config.kl.ref == "initial" else pi
+        if self.config.kl.where == "reward":  # r − β log(π/π_ref)
+            k1 = (log_p - self.head(ref).log_prob(action)).unflatten(1, steps)
+            reward = reward - self.kl_coef.view(-1, 1, 1) * k1
         ended = torch.maximum(rollout.terminated, rollout.truncated)
-        advantage = gae(reward, value, next_value, rollout.terminated, ended, self.config.gamma, self.config.gae_lambda)
+        advantage = self.advantage(reward, value, next_value, rollout.terminated, ended)
         returns = (advantage + value).flatten(1)  # (lines 9–10)
         samples = Samples(obs, action, log_p, returns, advantage.flatten(1), ref, weight)
         return samples, {"value/explained_variance": explained_variance(value.flatten(1), returns, weight)}
 
     def step(self, samples: Samples, minibatch: Tensor) -> Metrics:
         """One minibatch B of M, given by its indices `(S, M)`: lines 6–8."""
-        c = self.config
-        b = take(samples, minibatch)
-        theta = self.model.views()
+        b, c, theta = take(samples, minibatch), self.config, self.model.views()
         pi, ref, value = self.policy(b.obs, theta), self.head(b.ref), self.value(b.obs, theta)
         log_ratio = pi.log_prob(b.action) - b.log_p
         ratio = log_ratio.exp()
         advantage = normalise(b.advantage, b.weight) if c.normalize_advantage else b.advantage
-
         eps = self.clip_eps.unsqueeze(-1)
         surrogate = mean(self.objective(ratio, advantage, eps), b.weight)
         fit = mean((value - b.returns).square(), b.weight)  # procedure "Fit value function"
@@ -191,12 +187,12 @@ class PPO(Algorithm):
         metrics = {"loss/policy": -surrogate, "loss/value": fit, "policy/entropy": entropy}
         if c.kl.mode == "penalty" and c.kl.where == "loss":
             divergence = self.kl(pi, ref, b.action)  # KL[π'(s, ·) ‖ π_ref(s, ·)]
-            metrics["loss/kl"] = mean(ratio * divergence if c.kl.importance_weight else divergence, b.weight)
-            loss = loss + self.kl_coef * metrics["loss/kl"]
+            kl_ref = mean(ratio * divergence if c.kl.importance_weight else divergence, b.weight)
+            loss, metrics["policy/kl_ref"] = loss + self.kl_coef * kl_ref, kl_ref
 
         with torch.no_grad():
             if c.kl.mode == "stop":  # KL[π ‖ π'], this way round: the actions were drawn from π
-                self.active.logical_and_(mean(self.kl(ref, pi, b.action), b.weight) <= 1.5 * self.kl_target)
+                self.active.logical_and_(mean(self.kl(ref, pi, b.action), b.weight) <= 1.5 * c.kl.aim)
             metrics["policy/kl"] = mean(k3(log_ratio), b.weight)
             metrics["policy/clip_fraction"] = mean(((ratio - 1).abs() > eps).float(), b.weight)
         metrics["optim/grad_norm"] = self.optimiser.step([self.model.gradients(loss, theta)], self.active)

@@ -80,7 +80,6 @@ class Reinforce(Algorithm):
 
     loop = "episodes"
     action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
-    graphs = ("act", "gather", "step")
     reference = "deck Algorithm 1"
     Config = ReinforceConfig
     config: ReinforceConfig
@@ -126,7 +125,7 @@ class Reinforce(Algorithm):
         steps = [self.step(at_time(samples, t)) for t in range(length)]  # foreach t = 0, …, T−1      (line 3)
         return average(steps, list(playing.unbind(1))[:length])
 
-    def gather(self, episodes: Transition) -> Samples:
+    def gather(self, episodes: Transition) -> Samples:  # no graph: once an update, and of many padded lengths
         """R_t = Σ_{k=1}^{T−t} γ^{k−1} r_{t+k} (line 4); `tail=bootstrap` adds γ^{T−t}V̂(s_T) where a time limit cut."""
         reward, d, weight = episodes.reward, episodes.terminated, episodes.weight
         e = torch.maximum(d, episodes.truncated)

@@ -22,15 +22,24 @@ from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.natural_gradient import conjugate_gradient, dot, line_search
 from deeprl_cli.rl.noise import permutation
 from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import explained_variance, gae, mean, normalise
+from deeprl_cli.rl.returns import (
+    AdvantageName,
+    advantage_estimator,
+    check_advantage,
+    explained_variance,
+    mean,
+    normalise,
+)
 from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt, RolloutConfig, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
 class TRPOConfig(RolloutConfig):
+    advantage: AdvantageName
     gae_lambda: UnitInterval
+    nstep: PositiveInt | None
     normalize_advantage: bool
-    target_kl: PositiveFloat
+    max_kl: PositiveFloat
     cg_iterations: PositiveInt
     cg_damping: NonNegativeFloat
     backtrack_steps: PositiveInt
@@ -41,6 +50,7 @@ class TRPOConfig(RolloutConfig):
 
     def validate(self) -> None:
         self.check_minibatches(self.batch_size)
+        check_advantage(self.advantage, self.nstep)
         if self.backtrack_ratio in (0, 1):
             raise ConfigError(
                 f"algo.backtrack_ratio={self.backtrack_ratio:g} doesn't shorten a step that goes too far: give one "
@@ -71,7 +81,7 @@ class Targets(NamedTuple):
 
 
 class TRPO(Algorithm):
-    """On-policy actor-critic: a natural-gradient step to the rim of a trust region, shortened until it holds (any
+    """On-policy actor-critic: natural-gradient steps to the rim of a trust region, and back where it fails (any
     actions)."""
 
     loop = "rollout"
@@ -88,6 +98,7 @@ class TRPO(Algorithm):
         self.actor = Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), seeds, name="actor")  # θ
         self.critic = Stacked(lambda: make(1, head_gain=1.0), seeds, name="critic")  # w
         self.optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
+        self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
 
     @classmethod
     def check(cls, config: TRPOConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
@@ -122,14 +133,15 @@ class TRPO(Algorithm):
         samples, targets, metrics = self.gather_experience(rollout)
         surrogate, g = self.gradient(samples)
         x = conjugate_gradient(lambda v: self.fisher(samples, v), g, c.cg_iterations)  # H⁻¹g
-        full_step = (2 * c.target_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
+        full_step = (2 * c.max_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
         scale = line_search(
             lambda step: self.after(samples, step)[:2],
-            *(full_step, surrogate, c.target_kl, c.backtrack_ratio, c.backtrack_steps),
+            *(full_step, surrogate, c.max_kl, c.backtrack_ratio, c.backtrack_steps),
         )
         taken = scale.unsqueeze(-1) * full_step.nan_to_num(0.0, 0.0, 0.0)  # none of it where scale is 0
         surrogate, kl, entropy = self.after(samples, taken)
-        self.actor.flat.data.add_(taken)
+        with torch.no_grad():
+            self.actor.flat.add_(taken)
         metrics |= {"loss/policy": -surrogate, "policy/kl": kl, "policy/entropy": entropy, "policy/line_search": scale}
         fits = [
             self.fit_value(targets, minibatch)
@@ -148,7 +160,7 @@ class TRPO(Algorithm):
             value = self.value(obs).unflatten(1, steps)
             next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
         ended = torch.maximum(rollout.terminated, rollout.truncated)
-        advantage = gae(rollout.reward, value, next_value, rollout.terminated, ended, c.gamma, c.gae_lambda)
+        advantage = self.advantage(rollout.reward, value, next_value, rollout.terminated, ended)
         returns = (advantage + value).flatten(1)
         a_hat = normalise(advantage.flatten(1), weight) if c.normalize_advantage else advantage.flatten(1)
         samples = Samples(obs, action, pi, self.head(pi).log_prob(action), a_hat, weight)

@@ -39,6 +39,12 @@ class KLConfig:
     ref: Literal["old", "initial"]
     importance_weight: bool
 
+    @property
+    def aim(self) -> float:
+        """`target` where something aims at it."""
+        assert self.target is not None
+        return self.target
+
     def validate(self) -> None:
         """Raise ConfigError where one of them contradicts another, or would do nothing."""
         aiming = {"mode=stop": self.mode == "stop", "adaptive=true": self.adaptive}

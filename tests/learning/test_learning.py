@@ -36,11 +36,17 @@ class Reach(gym.Env):
 
 
 gym.register("Reach-v0", Reach)
+REACH = ["env=Reach-v0", "total_steps=1200", "algo.hidden=[64,64]", "algo.batch_size=64", "eval.every=400"]
 JOBS = {
-    "sac": (-3.0, ["env=Reach-v0", "total_steps=1200", "algo.hidden=[64,64]", "algo.batch_size=64", "eval.every=400"]),
+    "sac": (-3.0, [*REACH, "algo.lr_actor=1e-3", "algo.lr_critic=1e-3", "algo.lr_alpha=1e-3"]),
+    "ddpg": (-3.0, REACH),
+    "td3": (-3.0, REACH),
     # random play lasts about 22 steps on CartPole
     "ppo": (120.0, ["env=CartPole-v1", "total_steps=20000", "eval.every=10000"]),
     "dqn": (100.0, ["env=CartPole-v1", "total_steps=5000", "eval.every=1000"]),
+    "reinforce": (120.0, ["env=CartPole-v1", "total_steps=20000", "eval.every=10000"]),
+    "actor_critic": (120.0, ["env=CartPole-v1", "total_steps=25000", "eval.every=5000"]),
+    "a2c": (120.0, ["env=CartPole-v1", "total_steps=25000", "eval.every=5000"]),
 }
 
 
@@ -50,8 +56,6 @@ def test_learns(algo: str, tmp_path: Path) -> None:
     """The best policy of two seeds, evaluated afresh, is far above random play."""
     bar, overrides = JOBS[algo]
     common = ["seeds=2", "hardware.compile=false", "hardware.threads=1", "eval.final_episodes=20"]
-    if algo == "sac":
-        common += ["algo.lr_actor=1e-3", "algo.lr_critic=1e-3", "algo.lr_alpha=1e-3"]
     run = train(load_config([f"algo={algo}", *overrides, *common, f"run_dir={tmp_path / 'run'}"]))
     returns = read_summary(run)["eval"]["best_return_mean"]
     assert len(returns) == 2

@@ -1,4 +1,4 @@
-"""KL divergences against torch.distributions, and their estimators' exact expectations by summing over actions (T16)."""
+"""KL divergences against torch.distributions; their estimators' expectations, summed over the actions (T16)."""
 
 from __future__ import annotations
 
@@ -189,16 +189,16 @@ def test_adaptive_coefficient():
 
 
 def configured(**values):
-    plain = dict(
-        mode="none",
-        coef=1.0,
-        adaptive=False,
-        target=None,
-        estimator="exact",
-        where="loss",
-        ref="old",
-        importance_weight=False,
-    )
+    plain = {
+        "mode": "none",
+        "coef": 1.0,
+        "adaptive": False,
+        "target": None,
+        "estimator": "exact",
+        "where": "loss",
+        "ref": "old",
+        "importance_weight": False,
+    }
     return KLConfig(**{**plain, **values})
 
 
