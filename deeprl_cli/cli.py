@@ -43,8 +43,8 @@ deeprl train [key=value …] [flags]
 
 Groups, each group=option:
 {groups}
-Keys of the run: seed, seeds, total_steps, eval.*, checkpoint.*, log.*, run_dir; below the groups: algo.*, env.*,
-network.*, hardware.*. Steps are environment steps of one seed.
+Keys of the run: seed, seeds, total_steps, eval.*, checkpoint.*, log.*, init_from, run_dir; below the groups: algo.*,
+env.*, network.*, hardware.*. Steps are environment steps of one seed.
 Precedence, later wins: algo, env, network and hardware, tuned (found for the pair by itself), experiment, command line.
 
 Flags:

@@ -23,7 +23,7 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.groups import AGGREGATIONS, ReferenceConfig, group_advantage, returns
-from deeprl_cli.rl.kl import ESTIMATORS
+from deeprl_cli.rl.kl import ESTIMATORS, k3
 from deeprl_cli.rl.objectives import clip_objective
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
@@ -162,7 +162,7 @@ class GRPO(Algorithm):
         weight = a.weight.flatten(1)
         with torch.no_grad():
             outside = ((ratio - 1).abs() > c.clip_eps).float().flatten(1)
-            old_kl = (ratio - 1 - log_ratio).flatten(1)  # k3 with r = π'/π, its expectation under π: KL[π ‖ π']
+            old_kl = k3(log_ratio.flatten(1))  # r = π'/π, its expectation under π: KL[π ‖ π']
         return metrics | {
             "policy/kl": mean(old_kl, weight),
             "policy/clip_fraction": mean(outside, weight),

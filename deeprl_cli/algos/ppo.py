@@ -134,7 +134,7 @@ class PPO(Algorithm):
         return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        """Algorithm 8, lines 4–8. `index`: every epoch's order `(S, epochs, N)`, or bits that draw `(S, n_steps, M)`."""
+        """Algorithm 8, lines 4–8. `index`: each epoch's order `(S, epochs, N)`, or bits that draw `(S, n_steps, M)`."""
         samples, metrics = self.gather_experience(rollout)
         self.active.fill_(True)
         steps: list[Metrics] = []
