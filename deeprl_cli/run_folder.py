@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
     it is written under the key `resolved` beside the configuration, together with the deeprl version.
     Raises UserError where the folder is in use, is no folder, or can't be written.
     """
+    run: Path | None = None
     try:
         run = _claim(Path(cfg.run_dir).expanduser()) if cfg.run_dir is not None else _next_free(cfg)
         record = {**to_plain(cfg), "resolved": {"deeprl": __version__, **resolved}}
@@ -40,6 +42,10 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
         with (run / CONFIG_NAME).open("x", encoding="utf-8") as file:
             yaml.dump(record, file, _PlainDumper, sort_keys=False, allow_unicode=True)
     except OSError as error:
+        if run is not None and not isinstance(error, FileExistsError):  # a full disk: leave nothing half made
+            with suppress(OSError):
+                (run / CONFIG_NAME).unlink(missing_ok=True)
+                run.rmdir()
         place = cfg.run_dir if cfg.run_dir is not None else "runs/"
         raise UserError(f"{place}: can't create the run folder ({error.strerror}): give another run_dir=…") from error
     return run

@@ -262,3 +262,31 @@ def test_not_a_run(tmp_path):
         resume(tmp_path, [])
     run = train(short_run("ppo", tmp_path / "run"))
     assert read_run(run / "checkpoints" / "last")[0] == run
+
+
+def test_a_full_disk_stops_the_run_at_its_last_whole_checkpoint(tmp_path, monkeypatch):
+    """Said in one line, with the step to go on from; with room again it ends as if nothing had happened."""
+    import errno
+
+    from deeprl_cli.trainers import base
+
+    options = ["seeds=2", "checkpoint.every=60"]
+    whole = train(short_run("dqn", tmp_path / "whole", *options))
+    saves = []
+
+    def refused(*arguments, **keywords):
+        saves.append(None)
+        if len(saves) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(*arguments, **keywords)
+
+    save = base.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "save_checkpoint", refused)
+        with pytest.raises(
+            UserError, match=r"No space left .*stopped at step 120, the last whole checkpoint is of step 6"
+        ):
+            train(short_run("dqn", tmp_path / "run", *options))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    resume(tmp_path / "run", [])
+    assert left(tmp_path / "run") == left(whole)

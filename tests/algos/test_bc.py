@@ -24,7 +24,7 @@ from tests.contract.harness import opened_trainer
 def test_gradient_of_the_cross_entropy():
     """A table of three logits at 0, actions (0, 0, 1, 2): the gradient of mean(−log π) is ⅓ − share of each action."""
     options = ["network=tabular", "algo.optim=sgd", "algo.lr=1.0", "algo.batch_size=4"]
-    cfg = load_config(["algo=bc", *options])
+    cfg = load_config(["algo=bc", "tuned=none", *options])
     algorithm = BC(cfg.algo, cfg.network, EnvSpec("Test-v0", spaces.Discrete(1), spaces.Discrete(3)), [0])
     action = torch.tensor([[0, 0, 1, 2]])
     zeros = torch.zeros(1, 4)

@@ -52,7 +52,7 @@ def made(*options):
     """One state, three actions, a table of logits, plain gradient descent with step 1: the gradient can be read off."""
     groups = ["algo.num_envs=4", "algo.group_size=4"]
     descent = ["algo.optim=sgd", "algo.lr=1.0", "algo.clip_norm=null"]
-    cfg = load_config(["algo=grpo", "network=tabular", *groups, *descent, *options])
+    cfg = load_config(["algo=grpo", "tuned=none", "network=tabular", *groups, *descent, *options])
     spec = EnvSpec("Test-v0", spaces.Discrete(1), spaces.Discrete(3))
     return GRPO(cfg.algo, cfg.network, spec, [0])
 
@@ -174,4 +174,4 @@ def test_the_loop_hands_over_groups(tmp_path):
 )
 def test_contradictions_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(f"algo=grpo {options}")
+        load_config(f"algo=grpo tuned=none {options}")
