@@ -24,18 +24,20 @@ COMPILE_SECONDS = 20.0  # a first compilation here takes 6 to 20 s
 
 
 class Workload(NamedTuple):
-    """How much a run will compute: operations of one gradient step of all seeds, and how many steps there will be."""
+    """How much a run will compute: operations of one gradient step of all seeds, how many of these there will be, and
+    how often it acts."""
 
     flops: float
     gradient_steps: float
     seeds: int
+    acts: float = 0.0
 
     @property
     def compiling_saves(self) -> float:
         """Seconds, about: an eager step pays a millisecond of dispatch, twice that when batched over seeds (vmap), and
-        a good part of its arithmetic in passes over memory that one graph fuses."""
-        dispatch = 1.2e-3 if self.seeds == 1 else 2.4e-3
-        return self.gradient_steps * (dispatch + self.flops / 100e9)
+        a good part of its arithmetic in passes over memory that one graph fuses; acting pays for dispatch alone."""
+        dispatch, acting = (1.2e-3, 0.07e-3) if self.seeds == 1 else (2.4e-3, 0.4e-3)
+        return self.gradient_steps * (dispatch + self.flops / 100e9) + self.acts * acting
 
 
 @dataclass(kw_only=True, slots=True)

@@ -273,7 +273,8 @@ def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:
     """Rough arithmetic of the run: a training pass costs about six operations per parameter use and sample."""
     batch, gradient_steps = cfg.algo.gradient_work(cfg.total_steps)
     multiplications = sum(stack.multiplications() for stack in policy.algorithm.stacks().values())
-    return hw.Workload(6.0 * multiplications * batch * cfg.seeds, gradient_steps, cfg.seeds)
+    acts = cfg.total_steps / cfg.algo.num_envs
+    return hw.Workload(6.0 * multiplications * batch * cfg.seeds, gradient_steps, cfg.seeds, acts)
 
 
 def summarise(

@@ -67,6 +67,11 @@ def find_source(cfg: RunConfig) -> Source | None:
         return Source(run, source, "best", seeds)
     if not (run / "checkpoints" / "last").exists():
         raise UserError(f"init_from={cfg.init_from}: the run has no checkpoint to start from")
+    if ":" in source.env.id and source.env.id != cfg.env.id:
+        raise UserError(
+            f"init_from={cfg.init_from}: reading its last checkpoint would import the module of its environment "
+            f"{source.env.id}, which runs code: start from a run that has best checkpoints"
+        )
     return Source(run, source, "last", seeds)
 
 
@@ -75,16 +80,16 @@ def start_from(policy: Policy, cfg: RunConfig, source: Source) -> list[str]:
 
     Raises UserError where none of its networks fits, ConfigError where the two see observations differently.
     """
-    if cfg.algo.normalize_obs != source.cfg.algo.normalize_obs:
-        before = str(source.cfg.algo.normalize_obs).lower()
-        raise ConfigError(
-            f"init_from={cfg.init_from} has learned under algo.normalize_obs={before}: give the same here"
-        )
     copies = {name for name, stack in policy.algorithm.stacks().items() if stack.copy_of}
     for index, weights in enumerate(source.weights()):
         own = policy.weights(index)
         ours = networks({key: tensor for key, tensor in own.items() if key.partition(".")[0] not in copies})
         theirs = networks(weights)
+        if (STATISTICS in ours) != (STATISTICS in theirs):
+            before = str(STATISTICS in theirs).lower()
+            raise ConfigError(
+                f"init_from={cfg.init_from} has learned under algo.normalize_obs={before}: give the same here"
+            )
         fitting = [name for name in ours if name in theirs and fits(ours[name], theirs[name])]
         if not set(fitting) - {STATISTICS}:
             raise UserError(

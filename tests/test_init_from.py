@@ -179,6 +179,18 @@ def test_what_is_no_run_is_refused_before_the_start(runs, tmp_path):
         prepared("algo=grpo", *MLP, "seed=3", f"init_from={damaged}")
 
 
+def test_no_module_is_imported_that_was_not_typed(runs, tmp_path):
+    """A last checkpoint is read by building its environment; best ones need none."""
+    bare = tmp_path / "bare"
+    shutil.copytree(runs("bc", *MLP), bare)
+    config = (bare / "config.yaml").read_text()
+    (bare / "config.yaml").write_text(config.replace("id: ArithQA-v0", "id: some.module:ArithQA-v0"))
+    options = ["algo=grpo", *MLP, "seed=3", f"init_from={bare}"]
+    assert find_source(load_config(options)).checkpoint == "best"
+    shutil.rmtree(bare / "checkpoints" / "best")
+    assert "which runs code" in refused(*options)
+
+
 def test_no_folder_is_made_for_weights_that_do_not_fit(runs, tmp_path, monkeypatch, capsys):
     run = runs("bc", *MLP)
     monkeypatch.chdir(tmp_path)

@@ -81,8 +81,7 @@ class Targets(NamedTuple):
 
 
 class TRPO(Algorithm):
-    """On-policy actor-critic: natural-gradient steps to the rim of a trust region, and back where it fails (any
-    actions)."""
+    """On-policy actor-critic: natural-gradient steps to the rim of a trust region (any actions)."""
 
     loop = "rollout"
     action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)

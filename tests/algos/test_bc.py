@@ -39,8 +39,10 @@ def test_gradient_of_the_cross_entropy():
 class Teacher(gym.Env):
     """Demonstrates episodes of one to three steps, actions in its own terms: Discrete from 5, or a Box of [0, 4]."""
 
-    def __init__(self, box=False):
+    def __init__(self, box=False, vectors=False):
         self.observation_space = spaces.MultiDiscrete([10, 4], start=[1, 0])
+        if vectors:
+            self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
         self.action_space = spaces.Box(0.0, 4.0, (2,)) if box else spaces.Discrete(3, start=5)
         self.box = box
 
@@ -99,6 +101,22 @@ def test_actions_are_encoded():
             back = view.decode(view.encode(own)[None])[0]
             assert np.allclose(back, own, atol=1e-5), space
             assert view.encode(own).shape == (view.space.shape or ())
+
+
+def test_statistics_are_of_every_observation_shown(tmp_path):
+    """algo.normalize_obs: their mean and variance, per seed."""
+    options = ["algo=bc", "env=test/Teacher-v0", "env.kwargs.vectors=true", "algo.normalize_obs=true"]
+    cfg = load_config([*options, "algo.batch_size=20", "seeds=2"])
+    with opened_trainer(cfg, tmp_path) as trainer:
+        trainer.start()
+        for _ in range(3):
+            trainer.iterate()
+        for index, statistics in enumerate(zip(*trainer.policy.obs_statistics.buffers(), strict=True)):
+            mean, var, count = statistics
+            obs, _ = Lessons(cfg.env, trainer.algorithm.spec, index).take(60)
+            assert count == 60
+            np.testing.assert_allclose(mean, obs.mean(0), rtol=1e-4)
+            np.testing.assert_allclose(var, obs.var(0), rtol=1e-4)
 
 
 def test_minibatches(tmp_path):

@@ -44,6 +44,7 @@ JOBS = {
     # random play lasts about 22 steps on CartPole
     "ppo": (120.0, ["env=CartPole-v1", "total_steps=20000", "eval.every=10000"]),
     "dqn": (100.0, ["env=CartPole-v1", "total_steps=5000", "eval.every=1000"]),
+    "grpo": (120.0, ["env=CartPole-v1", "total_steps=50000", "eval.every=25000"]),
     "reinforce": (120.0, ["env=CartPole-v1", "total_steps=20000", "eval.every=10000"]),
     "actor_critic": (120.0, ["env=CartPole-v1", "total_steps=25000", "eval.every=5000"]),
     "a2c": (120.0, ["env=CartPole-v1", "total_steps=25000", "eval.every=5000"]),
