@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from deeprl_cli import __version__
 from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.waiting import wait_politely
 
 HELP = """\
 deeprl: deep reinforcement learning from the command line.
@@ -162,6 +163,7 @@ def train_verb(arguments: Sequence[str]) -> int:
 
 
 def _train_one(overrides: Sequence[str]) -> int:
+    wait_politely()
     from deeprl_cli import config
 
     run_config = config.load_config(overrides)
@@ -253,6 +255,8 @@ def resume_verb(arguments: Sequence[str]) -> int:
     parser.add_argument("--trust", action="store_true", help=TRUST)
     flags = parser.parse_intermixed_args(arguments)
 
+    wait_politely()
+
     from deeprl_cli.resume import resume
 
     resume(flags.run, flags.overrides, trust=flags.trust)
@@ -270,6 +274,8 @@ def verify_verb(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=_positive, metavar="N", help="only the first N environment steps")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     flags = parser.parse_args(arguments)
+
+    wait_politely()
 
     from deeprl_cli.verify import verify
 
