@@ -11,12 +11,14 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import gymnasium as gym
 import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor, nn
 
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.schema import AlgoConfig, NetworkConfig
@@ -59,6 +61,7 @@ class Algorithm(nn.Module):
     loop: ClassVar[Loop]
     action_spaces: ClassVar[tuple[type[gym.Space[Any]], ...]]
     bounded_actions: ClassVar[bool] = False  # a policy squashed into [−1, 1] needs Box actions with finite bounds
+    joint: ClassVar[bool] = False  # policy and V are one network, which may share layers (`network.share`)
     networks: ClassVar[tuple[str, ...]] = ("tabular", "linear", "mlp", "cnn", "transformer")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")
@@ -89,19 +92,19 @@ class Algorithm(nn.Module):
                 f"algo={config.name} takes {_names(cls.action_spaces)} actions, but {spec.id} has {kind} actions: "
                 f"use algo={' or algo='.join(algorithms_for(spec.action_space)) or '(none takes them)'}"
             )
-        if cls.bounded_actions and isinstance(spec.action_space, gym.spaces.Box) and not spec.action_space.is_bounded():
+        if cls.bounded_actions and isinstance(spec.action_space, Box) and not spec.action_space.is_bounded():
             raise ConfigError(
                 f"algo={config.name} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
             )
         factory = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
         if factory.name not in cls.networks:
             raise ConfigError(f"algo={config.name} can't use network={factory.name}: use {' or '.join(cls.networks)}")
-        if cls.loop == "replay" and factory.share:
+        if factory.share and not cls.joint:
             raise ConfigError(
-                f"network.share=true joins a policy and its state value V, and algo={config.name} has no V: use "
-                "network.share=false"
+                f"network.share=true joins a policy and its state value V in one network, and algo={config.name} has "
+                "no V, or an optimiser for each: use network.share=false, or algo=a2c or algo=ppo"
             )
-        if cls.loop == "replay" and isinstance(spec.action_space, gym.spaces.Box):
+        if cls.loop == "replay" and isinstance(spec.action_space, Box):
             factory.check_extra()  # a critic Q(s, a) reads them beside the observation
         if config.normalize_obs and factory.bounded:
             raise ConfigError(
@@ -177,6 +180,53 @@ class Algorithm(nn.Module):
         """`act`, never compiled: evaluation's batch sizes would each cost a compilation."""
         action: Tensor = self.eager.get("act", self.act)(obs, noise)
         return action
+
+
+class PolicyGradient(Algorithm):
+    """An algorithm that learns a distribution over actions of any kind, π, and may learn a state value V̂ beside it.
+
+    Its networks are `model` where they are `joint`, else `actor` (θ) and, with V̂, `critic` (w).
+    """
+
+    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
+    actor: Stacked
+    critic: Stacked
+    model: Stacked
+
+    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+        super().__init__(config, network, spec, seeds)
+        self.head = PolicyHead(spec.action_space)
+
+    def make_actor(self) -> Stacked:
+        head, make = self.head, self.make_network
+        return Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), self.seeds, name="actor")
+
+    def make_critic(self) -> Stacked:
+        return Stacked(lambda: self.make_network(1, head_gain=1.0), self.seeds, name="critic")
+
+    def make_actor_critic(self) -> Stacked:
+        head, make = self.head, self.make_network
+        return Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), self.seeds, name="model")
+
+    def noise_spec(self) -> NoiseSpec:
+        return NoiseSpec(act=self.head.noise, step={})
+
+    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
+        """π(s, ·) for obs `(S, B, *obs)`; `params` (from `views()`) to differentiate with respect to."""
+        return self.head(
+            self.model(obs, params=params, part="policy") if self.joint else self.actor(obs, params=params)
+        )
+
+    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """V̂(s), `(S, B)`"""
+        if self.joint:
+            return self.model(obs, params=params, part="value")
+        return self.critic(obs, params=params).squeeze(-1)
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            pi = self.policy(obs)
+        return pi.mode() if noise is None else pi.sample(noise)
 
 
 def done(steps: int | Tensor, horizon: int) -> float | Tensor:

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Loop, Metrics, NoiseSpec, Transition
+from deeprl_cli.algorithm import Loop, Metrics, PolicyGradient, Transition
 from deeprl_cli.envs.spec import EnvSpec
-from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.objectives import squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import (
@@ -69,11 +66,11 @@ class A2CConfig(RolloutConfig, EpisodeConfig):
         return self.samples_per_update, total_steps / self.samples_per_update
 
 
-class A2C(Algorithm):
+class A2C(PolicyGradient):
     """On-policy actor-critic: one gradient step from each batch of short sub-episodes (any actions)."""
 
     loop = "rollout"
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
+    joint = True
     reference = "deck Algorithm 6"
     Config = A2CConfig
     config: A2CConfig
@@ -81,9 +78,7 @@ class A2C(Algorithm):
 
     def __init__(self, config: A2CConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        head = self.head = PolicyHead(spec.action_space)
-        make = self.make_network
-        self.model = Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), seeds, name="model")
+        self.model = self.make_actor_critic()
         self.model_target = self.model.target() if config.bootstrap == "target" else self.model  # V̂_target
         self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
         self.optimiser = Optimiser(config, config.lr, [self.model.flat])
@@ -96,26 +91,10 @@ class A2C(Algorithm):
         assert isinstance(config, A2CConfig)
         return "episodes" if config.subepisodes == "terminal" else "rollout"
 
-    def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=self.head.noise, step={})
-
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
         if self.config.bootstrap == "target":
             self.copy_if_due(torch.as_tensor(steps, device=self.copies.device))
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π(s, ·)"""
-        return self.head(self.model(obs, params=params, part="policy"))
-
-    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """V̂(s), `(S, N)`"""
-        return self.model(obs, params=params, part="value")
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         return self.step(rollout)

@@ -9,15 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, at_time, average
+from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.build import refuse_sharing
-from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.objectives import half_squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
@@ -43,11 +39,10 @@ class ActorCriticConfig(RolloutConfig):
         return self.num_envs, total_steps / self.num_envs
 
 
-class ActorCritic(Algorithm):
+class ActorCritic(PolicyGradient):
     """Policy and value function learned from every step by its TD error (any actions)."""
 
     loop = "rollout"
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
     reference = "deck Algorithm 2"
     Config = ActorCriticConfig
     config: ActorCriticConfig
@@ -55,35 +50,12 @@ class ActorCritic(Algorithm):
 
     def __init__(self, config: ActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        head = self.head = PolicyHead(spec.action_space)
-        make = self.make_network
-        self.actor = Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), seeds, name="actor")  # θ
-        self.critic = Stacked(lambda: make(1, head_gain=1.0), seeds, name="critic")  # w
+        self.actor = self.make_actor()  # θ
+        self.critic = self.make_critic()  # w
         self.actor_optimiser = Optimiser(config, config.lr_actor, [self.actor.flat])
         self.critic_optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
         # γ^t of each environment's present episode, Sutton & Barto's I; all 1 under gamma_t=false
         self.register_buffer("discount", torch.ones(len(seeds), config.num_envs))
-
-    @classmethod
-    def check(cls, config: ActorCriticConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
-        super().check(config, network, spec)
-        refuse_sharing(config.name, network)
-
-    def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=self.head.noise, step={})
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π(s, ·)"""
-        return self.head(self.actor(obs, params=params))
-
-    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """V̂(s), `(S, B)`"""
-        return self.critic(obs, params=params).squeeze(-1)
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """One pass through the inner loop for each of the rollout's steps; `rollout_length=1` is Algorithm 2."""

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.groups import AGGREGATIONS, ReferenceConfig, group_advantage, returns
 from deeprl_cli.rl.kl import ESTIMATORS, k3
 from deeprl_cli.rl.objectives import clip_objective
@@ -81,11 +78,10 @@ class Answers(NamedTuple):
     weight: Tensor
 
 
-class GRPO(Algorithm):
+class GRPO(PolicyGradient):
     """Policy optimisation without a critic: episodes against the mean of their group (any actions)."""
 
     loop = "episodes"
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
     graphs = ("act", "gather_experience", "step")
     reference = 'deck, "GRPO"'
     Config = GRPOConfig
@@ -94,25 +90,11 @@ class GRPO(Algorithm):
 
     def __init__(self, config: GRPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        self.head = head = PolicyHead(spec.action_space)
-        make = self.make_network
-        self.actor = Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), seeds, name="actor")  # π'
+        self.actor = self.make_actor()  # π'
         self.actor_ref = self.actor.target()  # π_ref: the policy at the start, or of the last `ref_sync_every`
         self.optimiser = Optimiser(config, config.lr, [self.actor.flat])
         self.estimate_kl, self.aggregate = ESTIMATORS[config.kl.estimator], AGGREGATIONS[config.aggregation]
         self.register_buffer("batches", torch.zeros(len(seeds)))  # that each seed has learned from
-
-    def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=self.head.noise, step={})
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π'(s, ·)"""
-        return self.head(self.actor(obs, params=params))
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, episodes: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """μ steps over one batch of groups; a seed that has none stands still."""

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, take
+from deeprl_cli.algorithm import Metrics, NoiseSpec, PolicyGradient, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.kl import ESTIMATORS, KLConfig, adapt, k3
 from deeprl_cli.rl.noise import bits, permutation
 from deeprl_cli.rl.objectives import OBJECTIVES
@@ -81,12 +78,12 @@ class Samples(NamedTuple):
     weight: Tensor
 
 
-class PPO(Algorithm):
+class PPO(PolicyGradient):
     """On-policy actor-critic whose clipped objective allows several epochs over each rollout (any actions)."""
 
     loop = "rollout"
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
     graphs = ("act", "gather_experience", "step")
+    joint = True
     reference = "deck Algorithm 8"
     Config = PPOConfig
     config: PPOConfig
@@ -96,9 +93,7 @@ class PPO(Algorithm):
 
     def __init__(self, config: PPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        head, make = PolicyHead(spec.action_space), self.make_network
-        self.head = head
-        self.model = Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), seeds, name="model")
+        self.model = self.make_actor_critic()
         self.optimiser = Optimiser(config, config.lr, [self.model.flat])
         self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
         self.objective, self.kl = OBJECTIVES[config.objective], ESTIMATORS[config.kl.estimator]
@@ -119,19 +114,6 @@ class PPO(Algorithm):
             self.clip_eps.fill_(self.config.clip_eps * max(1.0 - steps / horizon, 0.0))
         if self.config.kl.ref == "initial" and steps == 0:  # whatever weights the run was given to start from
             polyak_update(self.initial, self.model, rho=0.0)
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π_θ'(s, ·)"""
-        return self.head(self.model(obs, params=params, part="policy"))
-
-    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """V̂(s), `(S, B)`"""
-        return self.model(obs, params=params, part="value")
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """Algorithm 8, lines 4–8. `index`: each epoch's order `(S, epochs, N)`, or bits that draw `(S, n_steps, M)`."""

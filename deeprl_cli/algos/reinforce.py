@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, at_time, average
+from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.build import refuse_sharing
-from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, explained_variance, mean, normalise, reverse_scan
@@ -75,45 +71,21 @@ class Samples(NamedTuple):
     weight: Tensor
 
 
-class Reinforce(Algorithm):
+class Reinforce(PolicyGradient):
     """Monte Carlo policy gradient from whole episodes, with a learned baseline (any actions)."""
 
     loop = "episodes"
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
     reference = "deck Algorithm 1"
     Config = ReinforceConfig
     config: ReinforceConfig
 
     def __init__(self, config: ReinforceConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        head = self.head = PolicyHead(spec.action_space)
-        make = self.make_network
-        self.actor = Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), seeds, name="actor")  # θ
-        self.critic = Stacked(lambda: make(1, head_gain=1.0), seeds, name="critic")  # w
+        self.actor = self.make_actor()  # θ
+        self.critic = self.make_critic()  # w
         self.actor_optimiser = Optimiser(config, config.lr_actor, [self.actor.flat])
         self.critic_optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
         self.reduce, self.error = REDUCTIONS[config.reduction], VALUE_ERRORS[config.loss]
-
-    @classmethod
-    def check(cls, config: ReinforceConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
-        super().check(config, network, spec)
-        refuse_sharing(config.name, network)
-
-    def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=self.head.noise, step={})
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π(s, ·)"""
-        return self.head(self.actor(obs, params=params))
-
-    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """V̂(s), `(S, N)`"""
-        return self.critic(obs, params=params).squeeze(-1)
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, episodes: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """Algorithm 1 for the episodes generated: t by t (`per_step`, the deck's), or all of them in one step."""

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, take
+from deeprl_cli.algorithm import Metrics, NoiseSpec, PolicyGradient, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.natural_gradient import conjugate_gradient, dot, line_search
 from deeprl_cli.rl.noise import permutation
 from deeprl_cli.rl.optimisers import Optimiser
@@ -80,11 +77,10 @@ class Targets(NamedTuple):
     weight: Tensor
 
 
-class TRPO(Algorithm):
+class TRPO(PolicyGradient):
     """On-policy actor-critic: natural-gradient steps to the rim of a trust region (any actions)."""
 
     loop = "rollout"
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
     graphs = ("act", "gather_experience", "gradient", "fisher", "after", "fit_value")
     reference = "Schulman et al. 2015"
     Config = TRPOConfig
@@ -92,38 +88,14 @@ class TRPO(Algorithm):
 
     def __init__(self, config: TRPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        head, make = PolicyHead(spec.action_space), self.make_network
-        self.head = head
-        self.actor = Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), seeds, name="actor")  # θ
-        self.critic = Stacked(lambda: make(1, head_gain=1.0), seeds, name="critic")  # w
+        self.actor = self.make_actor()  # θ
+        self.critic = self.make_critic()  # w
         self.optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
         self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
-
-    @classmethod
-    def check(cls, config: TRPOConfig, network: NetworkConfig, spec: EnvSpec) -> None:  # type: ignore[override]
-        super().check(config, network, spec)
-        if getattr(network, "share", False):
-            raise ConfigError(
-                f"network.share=true: algo={config.name} moves policy and value by methods of their own, so they share "
-                "no layers: use network.share=false"
-            )
 
     def noise_spec(self) -> NoiseSpec:
         order = permutation(self.config.epochs, self.config.samples_per_update)
         return NoiseSpec(act=self.head.noise, step={"order": order})
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π_θ(s, ·)"""
-        return self.head(self.actor(obs, params=params))
-
-    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """V̂(s), `(S, B)`"""
-        return self.critic(obs, params=params).squeeze(-1)
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """max_θ L(θ) subject to mean KL ≤ δ, L taken to first order and KL to second (eq. 14, appendix C); then several

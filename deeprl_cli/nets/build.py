@@ -123,15 +123,6 @@ def starts_at_zero(config: NetworkConfig) -> bool:
     return config.name == "tabular" or (isinstance(config, LinearConfig) and config.features != "identity")
 
 
-def refuse_sharing(algo: str, config: NetworkConfig) -> None:
-    """Raise ConfigError where one trunk for actor and critic is asked of an algorithm that updates them apart."""
-    if isinstance(config, LayersConfig | TransformerConfig) and config.share:
-        raise ConfigError(
-            f"algo={algo} updates policy and value function apart, each with a learning rate and a network of its own: "
-            "use network.share=false, or algo=a2c"
-        )
-
-
 def _feature_maker(space: gym.Space[Any], config: LinearConfig) -> Callable[[int, int], nn.Module]:
     """Linear in features other than the observation itself. Raises ConfigError where they don't fit the space."""
     name = f"network.features={config.features}"
