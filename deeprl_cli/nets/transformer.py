@@ -32,10 +32,13 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         # beyond one a weight: rows of the tables are read, the blocks' weights meet every position, and so does every
-        # position every other, twice
+        # position every other, twice; in the last block, keys and values alone are asked of every position
         block = sum(p.numel() for p in self.blocks[0].parameters())
-        self.multiplications = -(values + length) * width + layers * (
-            block * (length - 1) + 2 * length * length * width
+        self.multiplications = (
+            -(values + length) * width
+            + (layers - 1) * (block * (length - 1) + 2 * length * length * width)
+            + 2 * width * width * (length - 1)
+            + 2 * length * width
         )
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -43,16 +46,22 @@ class Transformer(nn.Module):
         places = torch.arange(self.length, device=obs.device)
         x = lookup(self.tokens, tokens) + self.positions
         causal = places.unsqueeze(-1) >= places  # query (row) sees key (column)
-        for block in self.blocks:
-            x = block(x, causal)
         last = ((tokens != self.padding) * places).amax(-1, keepdim=True)
-        at_last = (places == last).unsqueeze(-1)
-        read: Tensor = self.norm(torch.where(at_last, x, 0.0).sum(1))
+        *blocks, last_block = self.blocks
+        for block in blocks:
+            x = block(x, x, causal)
+        # of the last block one position is read, so that one alone need ask the others
+        at_last = torch.where((places == last).unsqueeze(-1), x, 0.0).sum(1, keepdim=True)
+        x = last_block(at_last, x, (places <= last).unsqueeze(1))
+        read: Tensor = self.norm(x.squeeze(1))
         return read
 
 
 class Block(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)), `(B, L, D)`; a GELU layer four times as wide inside the MLP."""
+    """x + attention(LN(x)), then x + MLP(LN(x)); a GELU layer four times as wide inside the MLP.
+
+    Positions `x` `(B, Q, D)` attend to `context` `(B, L, D)`, of which they see what `seen` `(B or 1, Q, L)` says.
+    """
 
     def __init__(self, width: int, heads: int, layers: int) -> None:
         super().__init__()
@@ -66,11 +75,15 @@ class Block(nn.Module):
             nn.init.normal_(layer.weight, std=INIT_STD / math.sqrt(2 * layers) if adds else INIT_STD)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, causal: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).movedim(-4, -2).unbind(-4)
+    def forward(self, x: Tensor, context: Tensor, seen: Tensor) -> Tensor:
+        width = x.shape[-1]
+        (w_q, w_kv), (b_q, b_kv) = (p.split((width, 2 * width)) for p in (self.qkv.weight, self.qkv.bias))
+        q = F.linear(self.norm_attention(x), w_q, b_q).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        kv = F.linear(self.norm_attention(context), w_kv, b_kv).unflatten(-1, (2, self.heads, -1))
+        k, v = kv.movedim(-4, -2).unbind(-4)
         # written out: torch's fused attention can't be differentiated twice, which TRPO needs
         scores = (q @ k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
-        weights = scores.masked_fill(~causal, -math.inf).softmax(-1)
+        weights = scores.masked_fill(~seen.unsqueeze(-3), -math.inf).softmax(-1)
         x = x + self.attended((weights @ v).transpose(-2, -3).flatten(-2))
         residual: Tensor = x + self.narrow(F.gelu(self.wide(self.norm_mlp(x))))
         return residual
