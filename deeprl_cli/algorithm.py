@@ -19,6 +19,7 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
+from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.schema import AlgoConfig, NetworkConfig
@@ -144,11 +145,15 @@ class Algorithm(nn.Module):
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         """Move schedules: `steps` environment steps, of every seed or `(S,)`, done of `horizon`."""
         progress = done(steps, horizon)
-        for optimiser in self.optimisers():
-            optimiser.set_progress(progress)
+        for part in self.children():
+            if isinstance(part, Optimiser | Exploration):
+                part.set_progress(progress)
 
     def episodes_ended(self, ended: Tensor) -> None:
         """Told after a step in which episodes ended, `(S, B)`, before the next `act`; for noise with a memory."""
+        for part in self.children():
+            if isinstance(part, Exploration):
+                part.episodes_ended(ended)
 
     def weights(self, seed_index: int) -> dict[str, Tensor]:
         """One seed's network weights under their real names, without the seed axis."""

@@ -14,7 +14,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, done
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
@@ -64,13 +64,6 @@ class DDPG(Algorithm):
 
     def noise_spec(self) -> NoiseSpec:
         return NoiseSpec(act=normal(self.size), step={})
-
-    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
-        super().set_progress(steps, horizon)
-        self.exploration.set_progress(done(steps, horizon))
-
-    def episodes_ended(self, ended: Tensor) -> None:
-        self.exploration.episodes_ended(ended)
 
     def policy(self, actor: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """π(s), `(S, B, A)`."""

@@ -14,7 +14,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, done
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
@@ -73,13 +73,6 @@ class SAC(Algorithm):
         xi = normal(self.config.batch_size, self.size)
         rows = 1 if self.config.exploration.kind == "none" else 2  # the policy's own ξ, and exploration's
         return NoiseSpec(act=normal(rows, self.size), step={"xi": xi, "next_xi": xi})
-
-    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
-        super().set_progress(steps, horizon)
-        self.exploration.set_progress(done(steps, horizon))
-
-    def episodes_ended(self, ended: Tensor) -> None:
-        self.exploration.episodes_ended(ended)
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> SquashedGaussian:
         return SquashedGaussian(self.actor(obs, params=params))

@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average, done
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
@@ -69,13 +69,6 @@ class TD3(Algorithm):
 
     def noise_spec(self) -> NoiseSpec:
         return NoiseSpec(act=normal(self.size), step={"epsilon": normal(self.config.batch_size, self.size)})
-
-    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
-        super().set_progress(steps, horizon)
-        self.exploration.set_progress(done(steps, horizon))
-
-    def episodes_ended(self, ended: Tensor) -> None:
-        self.exploration.episodes_ended(ended)
 
     def policy(self, actor: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """π_φ(s), `(S, B, A)`."""
