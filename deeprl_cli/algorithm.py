@@ -63,9 +63,11 @@ class Algorithm(nn.Module):
     action_spaces: ClassVar[tuple[type[gym.Space[Any]], ...]]
     bounded_actions: ClassVar[bool] = False  # a policy squashed into [−1, 1] needs Box actions with finite bounds
     joint: ClassVar[bool] = False  # policy and V are one network, which may share layers (`network.share`)
+    asynchronous: ClassVar[bool] = False  # it may train in workers over shared weights (trainers/worker.py)
     networks: ClassVar[tuple[str, ...]] = ("tabular", "linear", "mlp", "cnn", "transformer")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")
+    per_env: ClassVar[tuple[str, ...]] = ()  # buffers `(S, num_envs, …)`, of which a rank has its share
     reference: ClassVar[str]
     Config: ClassVar[type[AlgoConfig]]
     config: AlgoConfig
@@ -76,6 +78,7 @@ class Algorithm(nn.Module):
         self.config, self.spec, self.seeds = config, spec, list(seeds)
         self.make_network = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
         self.eager: dict[str, Callable[..., Any]] = {}
+        self.worker = 0  # which of the workers it is the algorithm of, where there are several
 
     @classmethod
     def loop_for(cls, config: AlgoConfig) -> Loop:
@@ -148,6 +151,11 @@ class Algorithm(nn.Module):
         for part in self.children():
             if isinstance(part, Optimiser | Exploration):
                 part.set_progress(progress)
+
+    def counted(self, before: int, after: int, horizon: int) -> None:
+        """Of asynchronous algorithms, called on the shared weights, by one worker at a time: its sub-episode has moved
+        the count of all workers' steps, and its update is to come. What goes by that count is done here, once."""
+        self.set_progress(before, horizon)
 
     def episodes_ended(self, ended: Tensor) -> None:
         """Told after a step in which episodes ended, `(S, B)`, before the next `act`; for noise with a memory."""

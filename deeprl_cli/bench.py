@@ -29,6 +29,7 @@ from deeprl_cli import __version__, bench_report
 from deeprl_cli.bench_suite import Row, Suite, choose, load_suite
 from deeprl_cli.config import compose_values
 from deeprl_cli.config_errors import dotted_keys
+from deeprl_cli.cores import available_cores
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.run_folder import atomic_write, read_summary
 
@@ -86,8 +87,8 @@ class Bench:
         self.results: dict[str, dict[str, Any]] = {}
         self.waiting: list[tuple[Row, dict[str, Any]]] = []
         self.started = 0
-        for row in suite.rows:
-            wanted = row.name in chosen
+        parts = [(part, row.name in chosen) for row in suite.rows for part in row.parts()]
+        for row, wanted in parts:
             try:
                 plan = plan_of(row, self.out)
                 reason = stale(self.out / row.name, plan)
@@ -105,14 +106,18 @@ class Bench:
                 self.waiting.append((row, plan))
                 if reason:
                     self._say(f"{row.name}: {reason}: running it again")
-        for row in suite.rows:
-            if row.name in chosen and row.name in self.results:
+        for row, wanted in parts:
+            if wanted and row.name in self.results:
                 self._say(f"{self._said(row)}{' (done before)' if 'run' in self.results[row.name] else ''}")
 
     def records(self) -> list[dict[str, Any]]:
         """What is known of every row of the suite, in its order."""
+        return [self._record(row) for row in self.rows]
+
+    def _record(self, row: Row) -> dict[str, Any]:
         not_run = bench_report.NOT_RUN
-        return [self.results.get(row.name) or bench_report.unfinished(row, not_run) for row in self.rows]
+        found = [self.results.get(part.name) or bench_report.unfinished(part, not_run) for part in row.parts()]
+        return found[0] if row.together else bench_report.joined(row, found, self.out / row.name)
 
     def run(self, signals: Signals) -> None:
         """Run the rows that wait, `jobs` at a time, until all are done or a signal stops them."""
@@ -154,8 +159,7 @@ class Bench:
         """Rows side by side share the cores; a row alone, or one that says itself, is left to choose."""
         if self.jobs == 1 or any(override.startswith("hardware.threads=") for override in row.overrides):
             return None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.jobs)
+        return max(1, available_cores() // self.jobs)
 
     def _finish(self, job: Job) -> None:
         code = job.process.returncode

@@ -48,6 +48,26 @@ def finished(row: Row, summary: Mapping[str, Any], run: Path) -> dict[str, Any]:
     }
 
 
+def joined(row: Row, parts: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """The record of a row whose seeds ran one after the other, from those of its seeds; without a result where one of
+    them has none."""
+    lacking = next((part for part in parts if "run" not in part), None)
+    if lacking is not None:
+        seed = str(lacking["name"]).rpartition("/")[2]
+        reason = f"{seed}: {lacking['reason']}" if lacking["reason"] else f"{seed} has no result"
+        log = None if lacking["log"] is None else Path(lacking["log"])
+        return unfinished(row, lacking["status"], reason, log)
+    summary = {
+        "eval": {
+            "return_mean": [value for part in parts for value in part["final"]["returns"]],
+            "best_return_mean": [value for part in parts for value in part["best"]["returns"]],
+        },
+        "steps_per_second": sum(part["steps_per_second"] for part in parts) / len(parts),
+        "wall_seconds": sum(part["wall_seconds"] for part in parts),
+    }
+    return finished(row, summary, folder)
+
+
 def unfinished(row: Row, status: str, reason: str = "", log: Path | None = None) -> dict[str, Any]:
     """The record of a row without a result."""
     return {**_base(row, status), "reason": reason, "log": None if log is None else str(log)}

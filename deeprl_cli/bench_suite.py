@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 import re
@@ -22,6 +23,7 @@ PROTOCOL: dict[str, Any] = {
     "init_from": None,
     "overrides": [],
     "seeds": 5,
+    "together": True,
     "episodes": 100,
     "direction": "at least",
 }
@@ -42,7 +44,8 @@ RESERVED = {
 class Row:
     """One line of the table: a training run of several seeds, and the bar its returns are held against.
 
-    `init_from` names the row above whose weights it starts from.
+    `init_from` names the row above whose weights it starts from. Seeds train `together` in one process, or else one
+    after the other, each in a run of its own: `parts`.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Row:
     overrides: list[str]
     steps: PositiveInt
     seeds: PositiveInt
+    together: bool
     episodes: PositiveInt
     policy: Literal["final", "best"]
     bar: float | None
@@ -73,8 +77,23 @@ class Row:
     @property
     def command(self) -> str:
         """The same as a line for the shell."""
+        if not self.together:
+            numbers = ",".join(map(str, range(self.seeds)))
+            shared = [override for override in self.train_overrides if not override.startswith("seeds=")]
+            return f"deeprl train -m {shlex.join(shared)} seed={numbers}"
         start = "" if self.init_from is None else f" init_from=…/{self.init_from}/run"
         return f"deeprl train {shlex.join(self.train_overrides)}{start}"
+
+    def parts(self) -> list[Row]:
+        """The rows to run for it: itself, or one for each of its seeds, in a folder of its name."""
+        if self.together:
+            return [self]
+        return [
+            dataclasses.replace(
+                self, name=f"{self.name}/seed_{k}", overrides=[*self.overrides, f"seed={k}"], seeds=1, together=True
+            )
+            for k in range(self.seeds)
+        ]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,6 +128,9 @@ def load_suite(name: str, seeds: int | None = None) -> Suite:
             near = did_you_mean(str(row.init_from), names[:index])
             raise ConfigError(f"{path}: {row.name}.init_from={row.init_from}: no row above has this name{near}")
         row.seeds = row.seeds if seeds is None else seeds
+        apart = {other.name for other in rows if not other.together}
+        if row.init_from is not None and apart & {row.name, row.init_from}:
+            raise ConfigError(f"{path}: {row.name}.init_from={row.init_from}: needs together: true in both rows")
     return Suite(name=path.stem, path=path, rows=rows)
 
 

@@ -14,8 +14,9 @@ from deeprl_cli.errors import UserError
 from deeprl_cli.logger import RunLogger
 from deeprl_cli.policy import Policy
 from deeprl_cli.progress import Progress
-from deeprl_cli.schema import ReplayConfig, RunConfig
+from deeprl_cli.schema import ReplayConfig, RunConfig, device_of
 from deeprl_cli.train import assemble, make_trainer, preflight, workload
+from deeprl_cli.trainers.asynchronous import in_one_process, workers_of
 from deeprl_cli.trainers.base import Services, Trainer
 from deeprl_cli.weights_chain import WeightsChain
 
@@ -26,10 +27,10 @@ MEASURED = 2.0  # seconds of training that the estimate of time rests on
 def check(cfg: RunConfig) -> str:
     """What was found, as text. Raises UserError, as the run itself would, for whatever can't work."""
     spec = preflight(cfg)
-    short = cfg
+    short = in_one_process(cfg)  # what a worker does, alone
     if isinstance(cfg.algo, ReplayConfig):  # the update is what is looked at, not the random steps before it
         starts = min(cfg.algo.learning_starts, cfg.algo.batch_size)
-        short = dataclasses.replace(cfg, algo=dataclasses.replace(cfg.algo, learning_starts=starts))
+        short = dataclasses.replace(short, algo=dataclasses.replace(cfg.algo, learning_starts=starts))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_check_")))
         parts = assemble(short, spec, None, stack, fresh=True)
@@ -76,8 +77,11 @@ def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, rat
     ]
     memory = memory_bytes(cfg, spec) if isinstance(cfg.algo, ReplayConfig) else 0
     on_disk = state + (memory if cfg.checkpoint.replay else 0)
-    free = free_bytes(cfg.hardware.name)
+    free = free_bytes(device_of(cfg.hardware))
+    workers = workers_of(cfg) or 1
+    rate *= min(workers, hw.available_cores())  # a worker without a core of its own adds nothing
     choices = ", ".join(f"{key}={value}" for key, value in chosen.resolved().items())
+    choices += f", {workers} asynchronous workers" if workers > 1 else ""
     return [
         f"algo={cfg.algo.name} on env={cfg.env.id}, {cfg.seeds} seed{'s' if cfg.seeds > 1 else ''}: it can be trained",
         f"  observations  {spec.observation_space}",

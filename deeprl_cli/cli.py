@@ -50,6 +50,7 @@ Precedence, later wins: algo, env, network and hardware, tuned (found for the pa
 
 Flags:
   -m, --multirun         one run for each combination of comma-separated values; all are checked before the first starts
+                         (side by side with hydra/launcher=joblib, submitit_local, submitit_slurm or ray)
   --check                build everything, do one update, and say what the run will take; nothing is left
   --explain              print every value and where it came from: which file, or the command line
   -c, --cfg job          print the configuration instead of running it (also: hydra, all)
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         for line in str(error).splitlines():
             print(f"deeprl: {line}", file=sys.stderr)
-        code = 2
+        code = error.code
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `deeprl list envs | head`: nobody reads on
@@ -138,6 +139,8 @@ def train_verb(arguments: Sequence[str]) -> int:
     if flags.cfg:
         if flags.multirun:
             raise UserError("--cfg shows one run: leave out -m, and give one value for each key")
+        if flags.cfg == "job":
+            config.load_config(flags.overrides)  # what wouldn't train isn't shown either
         print(config.config_text(flags.overrides, flags.cfg, flags.package, flags.resolve), end="")
         return 0
     if flags.explain:

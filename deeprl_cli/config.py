@@ -27,16 +27,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deeprl_cli import config_search, registry, schema
-from deeprl_cli.config_errors import dotted_keys, unknown_key, unknown_option
+from deeprl_cli.config_errors import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config_files import GROUPS, config_dir, group_options
 from deeprl_cli.errors import ConfigError, did_you_mean, nearest
-from deeprl_cli.schema import RunConfig
+from deeprl_cli.schema import LinearConfig, NetworkConfig, RunConfig
 
 ROOT = "train"
-OPEN = "env.kwargs"  # the one mapping that takes any key
+OPEN = "env.kwargs"  # the one mapping of a run that takes any key
+SBATCH = "hydra.launcher.additional_parameters"  # and the one of a launcher
 DECK = "deck/"  # experiments that are the deck to the letter
 # set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
 NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
+
+# which of network.features read an option that not all of them read
+FEATURE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "order": ("poly", "fourier"),
+    "centres": ("rbf",),
+    "width": ("rbf",),
+    "tilings": ("tiles",),
+    "bins": ("tiles",),
+}
 
 
 def load_config(overrides: Sequence[str] | str = ()) -> RunConfig:
@@ -57,7 +67,22 @@ def build_run_config(values: dict[str, Any]) -> RunConfig:
     config = schema.build(registry.get_algorithm(algo["name"]).Config, algo, "algo")
     run = schema.build(RunConfig, {**values, "algo": config})
     run.algo.validate()
+    _check_features(run.network)
     return run
+
+
+def _check_features(network: NetworkConfig) -> None:
+    """Refuse an option of other features than those chosen; one that has its default has not been given."""
+    if not isinstance(network, LinearConfig):
+        return
+    defaults = plain(OmegaConf.load(config_dir() / "network" / "linear.yaml"))
+    for option, readers in FEATURE_OPTIONS.items():
+        value = getattr(network, option)
+        if network.features not in readers and value != defaults[option]:
+            raise ConfigError(
+                f"network.{option}={value} means nothing to network.features={network.features}: leave it out, or "
+                f"choose network.features={' or '.join(readers)}"
+            )
 
 
 def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,6 +130,9 @@ def config_text(
 
 def parse(overrides: Sequence[str], *, sweep: bool = False) -> list[Override]:
     """Overrides in Hydra's grammar, each checked on its own; without `sweep`, several values at once are refused."""
+    for text, following in itertools.pairwise(overrides):
+        if text in GROUPS and re.fullmatch(r"[\w.,/:-]+", following):
+            raise ConfigError(f"'{text} {following}': write {text}={following}")
     parsed = [_parse_one(text) for text in overrides]
     for override in parsed:
         _check(override, sweep)
@@ -181,10 +209,19 @@ def _for_example(group: str) -> str:
 
 @dataclass(frozen=True)
 class Sweep:
-    """`jobs` are lists of overrides, each complete for one run; `hydra` holds those of Hydra's own settings."""
+    """`jobs` are lists of overrides, each complete for one run but for `search`; `hydra` holds those of Hydra's own
+    settings, `search` (where more configurations lie) and `launcher` those of them."""
 
     jobs: list[list[str]]
     hydra: list[str]
+
+    @property
+    def search(self) -> list[str]:
+        return [text for text in self.hydra if text.startswith("hydra.searchpath=")]
+
+    @property
+    def launcher(self) -> list[str]:
+        return [text for text in self.hydra if text.startswith("hydra/launcher=")]
 
 
 def expand_sweep(overrides: Sequence[str]) -> Sweep:
@@ -206,10 +243,19 @@ def expand_sweep(overrides: Sequence[str]) -> Sweep:
     return Sweep([list(job) for job in itertools.product(*choices.values())], hydra)
 
 
-def sweep_folder(sweep: Sweep) -> Path:
-    """Where the sweep's own record goes (`hydra.sweep.dir`); not yet made."""
-    config = _compose(parse(sweep.hydra, sweep=True), with_hydra=True)
-    return Path(str(config.hydra.sweep.dir))
+def sweep_settings(sweep: Sweep) -> tuple[Path, dict[str, Any]]:
+    """Where the sweep's own record goes (`hydra.sweep.dir`), not yet made; and the launcher's options."""
+    options = plain(_compose(parse(sweep.launcher, sweep=True), with_hydra=True).hydra.launcher)
+    known = [f"hydra.launcher.{key}" for key in dotted_keys(options) if key != "_target_"]
+    for override in parse(sweep.hydra, sweep=True):
+        key = override.key_or_group
+        if key.startswith("hydra.launcher.") and key not in known and not key.startswith(f"{SBATCH}."):
+            meant = (
+                did_you_mean(key, known) or f"; known: {some(known)}" if known else ": choose a hydra/launcher=… too"
+            )
+            raise ConfigError(f"unknown key '{key}'{meant}")
+    hydra = _compose(parse(sweep.hydra, sweep=True), with_hydra=True).hydra
+    return Path(str(hydra.sweep.dir)), plain(hydra.launcher)
 
 
 # ---- Hydra --------------------------------------------------------------------------------------------------------
@@ -277,7 +323,8 @@ def _check_tuned(overrides: Sequence[Override]) -> None:
 def _for_hydra(override: Override) -> str:
     """The override's text; a new key below `env.kwargs` needs Hydra's leave to be added."""
     text = str(override.input_line)
-    new = f"{override.key_or_group}.".startswith(f"{OPEN}.") and not (override.is_delete() or override.is_force_add())
+    new = f"{override.key_or_group}.".startswith((f"{OPEN}.", f"{SBATCH}."))
+    new = new and not (override.is_delete() or override.is_force_add())
     return f"++{text.lstrip('+')}" if new else text
 
 

@@ -1,56 +1,34 @@
-"""Hydra's launchers and shell completion: the two further things it is asked for, beside composing (`config.py`)."""
+"""What Hydra is asked for beside composing (`config.py`): which launcher a sweep names, and shell completion."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from deeprl_cli import config_search
-from deeprl_cli.config import ROOT, Sweep, build_run_config, hydra_at_our_folder, one_line, plain
+from deeprl_cli.config import ROOT, Sweep, hydra_at_our_folder, sweep_settings
+from deeprl_cli.config_errors import unknown_option
+from deeprl_cli.engines import ENGINES, Engine, make_engine
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import RunConfig
+
+HERE = "basic"  # Hydra's name for one job after the other, in this process
 
 
-def launch(sweep: Sweep, folder: Path, job: Callable[[RunConfig, str], Any]) -> list[Any]:
-    """Run `job(configuration, overrides)` for each through the Hydra launcher chosen with `hydra/launcher=`.
+def settings(sweep: Sweep) -> tuple[Path, Engine | None]:
+    """The sweep's folder, not yet made, and what runs its jobs (`hydra/launcher=`); None: this process, one by one.
 
-    What each returned, or the exception it raised. `job` must be a module's own function: launchers send it by name.
-
-    The master configuration is composed from Hydra's settings alone: a key that fits only some of the jobs' algorithms
-    is looked at in the jobs themselves.
+    Raises ConfigError for a launcher or an option that there isn't, or whose package is missing.
     """
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
-
-    quoted = str(folder).replace("'", "\\'")
-    settings = [*sweep.hydra, f"hydra.sweep.dir='{quoted}'"]
-    with hydra_at_our_folder() as loader:
-        try:
-            master = loader.load_configuration(ROOT, settings, RunMode.MULTIRUN)
-            launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=HydraContext(loader, Callbacks(master)),
-                task_function=partial(_launched, job),
-                config=master,
-            )
-        except (HydraException, OmegaConfBaseException, RuntimeError, ImportError) as error:
-            raise ConfigError(one_line(str(error))) from None
-        return [result._return_value for result in launcher.launch(sweep.jobs, initial_job_idx=0)]
-
-
-def _launched(job: Callable[[RunConfig, str], Any], composed: DictConfig) -> Any:
-    from hydra.core.hydra_config import HydraConfig
-
-    return job(build_run_config(plain(composed)), " ".join(HydraConfig.get().overrides.task))
+    chosen = [text.partition("=")[2].strip("'\"") for text in sweep.launcher]
+    name = chosen[-1] if chosen else HERE
+    if name not in (HERE, *ENGINES):
+        raise unknown_option("hydra/launcher", name, [HERE, *ENGINES])
+    folder, options = sweep_settings(sweep)
+    return folder, None if name == HERE else make_engine(name, options)
 
 
 def shell_completion(arguments: Sequence[str]) -> None:

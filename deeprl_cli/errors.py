@@ -9,9 +9,17 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can mend. Printed as one line; the process exits with code 2."""
 
+    code = 2
+
 
 class ConfigError(UserError):
     """A configuration value, key or combination that can't be run."""
+
+
+class TrainingError(UserError):
+    """A run that came to numbers it can't go on with. Printed as one line; the process exits with code 1."""
+
+    code = 1
 
 
 def nearest(word: str, candidates: Iterable[str], count: int = 1) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeprl_cli import ranks
 from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.errors import UserError
+from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.registry import get_algorithm
 from deeprl_cli.rl.noise import NoiseStream
@@ -115,6 +117,36 @@ def load_best(policy: Policy, run: Path, seeds: list[int]) -> None:
             raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error
 
 
+def final_evaluation(
+    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+) -> tuple[Evaluation, Evaluation]:
+    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
+
+    Raises EvaluationStopped when `stopping()`. Of several ranks, rank 0 plays and the others wait.
+    """
+    found = None
+    if ranks.rank() == 0:
+        with suppress(EvaluationStopped):
+            found = _last_and_best(cfg, policy, run_dir, stopping)
+    found = ranks.told(found)
+    if found is None:
+        raise EvaluationStopped
+    return found
+
+
+def _last_and_best(
+    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+) -> tuple[Evaluation, Evaluation]:
+    with ExitStack() as stack:
+        envs = eval_envs(cfg.env, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
+        stack.callback(envs.close)
+        last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
+        if not all(best_path(run_dir, seed).exists() for seed in cfg.seed_list):
+            return last, last  # eval.every=0: the last policy is all there is
+        load_best(policy, run_dir, cfg.seed_list)
+        return last, evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
+
+
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError naming the first of the weights that holds NaN or infinity: they would act at random."""
     for name, tensor in tensors.items():
@@ -129,7 +161,11 @@ def read_run(path: Path) -> tuple[Path, RunConfig]:
     algo = values.get("algo")
     if not isinstance(algo, dict) or "name" not in algo:
         raise UserError(f"{run / 'config.yaml'}: names no algorithm")
-    return run, build(RunConfig, {**values, "algo": build(get_algorithm(str(algo["name"])).Config, algo, "algo")})
+    try:
+        config = build(get_algorithm(str(algo["name"])).Config, algo, "algo")
+        return run, build(RunConfig, {**values, "algo": config})
+    except ConfigError as error:
+        raise ConfigError(f"{run / 'config.yaml'}: {error}") from error
 
 
 def check_trust(run: Path, cfg: RunConfig, trusted: bool) -> None:

@@ -15,8 +15,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from deeprl_cli.compile_cache import remove_half_made
+from deeprl_cli.cores import available_cores as available_cores
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import HardwareConfig, PositiveInt, build
+from deeprl_cli.schema import HardwareConfig, MultiprocessConfig, PositiveInt, build, device_of
 
 PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has woken up
 MAX_THREADS = 8  # small matrices gain nothing from more
@@ -80,14 +82,11 @@ def recorded(resolved: Mapping[str, Any]) -> Hardware:
     return Hardware(choices.device, choices.threads, choices.compile, choices.matmul_precision)
 
 
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_device(config: HardwareConfig) -> None:
     """Raise ConfigError when the GPU asked for isn't there."""
-    if config.name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("hardware=cuda: torch sees no CUDA device here: use hardware=cpu")
+    if device_of(config) == "cuda" and not torch.cuda.is_available():
+        key = "hardware" if config.name == "cuda" else "hardware.device"
+        raise ConfigError(f"{key}=cuda: torch sees no CUDA device here: use {key}=cpu")
 
 
 def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
@@ -97,16 +96,17 @@ def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
     if config.threads != "auto":
         threads = config.threads
     else:
-        threads = min(available_cores(), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
+        cores = available_cores() // ((config.ranks or 1) if isinstance(config, MultiprocessConfig) else 1)
+        threads = min(max(cores, 1), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
         notes.append(f"threads: {threads} ({workload.flops / 1e6:.0f} MFLOP an update)")
     wanted = config.compile
     if wanted == "auto":
         wanted = workload.compiling_saves > COMPILE_SECONDS
         notes.append(f"compile: {'yes' if wanted else 'no'} (saves about {workload.compiling_saves:.0f} s)")
-    if wanted and config.name == "cpu" and find_compiler() is None:
+    device = device_of(config)
+    if wanted and device == "cpu" and find_compiler() is None:
         wanted = False
         notes.append("compile: no C++ compiler found (g++ or clang++; CXX names one): running eagerly")
-    device = "cuda" if config.name == "cuda" else "cpu"
     precision = config.matmul_precision
     if precision == "auto" and device == "cuda":
         precision = "high"
@@ -155,6 +155,7 @@ class GraphCompiler:
         if backend == "inductor":
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl" / "inductor"
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+            remove_half_made(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
         # A whole update differentiates inside its graph; without this switch the graph would break there.
         torch._dynamo.config.trace_autograd_ops = True
         warnings.filterwarnings("ignore", message=".*TensorFloat32.*", category=UserWarning)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from deeprl_cli.config_files import group_options, summary
+from deeprl_cli.cores import available_cores
 from deeprl_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,6 +22,46 @@ if TYPE_CHECKING:
 
 DESCRIBED = 8  # environments few enough to be made, so that their spaces can be shown
 NAMED = 12  # ids of one kind named before the rest is counted
+NARROW = 24  # columns for each one of a table that leave it readable
+
+# what each network can be given, in the words of docs/networks.md
+READS = {
+    "vectors": ("linear", "mlp"),
+    "images": ("cnn", "linear", "mlp"),
+    "Discrete": ("tabular", "linear", "mlp"),
+    "MultiDiscrete": ("tabular", "linear", "mlp", "transformer"),
+}
+
+
+@dataclass
+class Listing:
+    """Rows to be shown as a table or, where that would be too narrow to read, one below the other."""
+
+    columns: Sequence[str]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    caption: str | None = None
+
+    def add_row(self, *cells: str) -> None:
+        self.rows.append(cells)
+
+    def rendered(self, width: int) -> Table | Group:
+        return self.as_table() if width >= NARROW * (len(self.columns) - 1) else self.as_blocks()
+
+    def as_table(self) -> Table:
+        table = Table(box=None, header_style="bold", pad_edge=False, caption=self.caption)
+        for index, column in enumerate(self.columns):
+            table.add_column(column, no_wrap=index == 0, overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def as_blocks(self) -> Group:
+        lines: list[Text | Padding] = []
+        for name, *cells in self.rows:
+            lines.append(Text(name, style="bold"))
+            described = [f"{column}: {cell}" for column, cell in zip(self.columns[1:], cells, strict=True) if cell]
+            lines += [Padding(Text(text), (0, 0, 0, 2)) for text in described]
+        return Group(*lines, *([Text(self.caption)] if self.caption else []))
 
 
 def show(what: str, filter_text: str = "") -> None:
@@ -27,17 +70,18 @@ def show(what: str, filter_text: str = "") -> None:
     Raises UserError where nothing matches.
     """
     tables = {"algos": algos, "envs": envs, "networks": networks, "hardware": hardware}
-    Console(highlight=False).print(tables[what](filter_text))
+    console = Console(highlight=False)
+    console.print(tables[what](filter_text).rendered(console.width))
 
 
-def algos(filter_text: str = "") -> Table:
+def algos(filter_text: str = "") -> Listing:
     from deeprl_cli.registry import algorithm_names, get_algorithm
 
-    table = _table("algo=", "What it is", "Loop", "Actions", "Observations", "Reference")
+    table = Listing(("algo=", "What it is", "Loop", "Actions", "Observations", "Reference"))
     for name in _matching(algorithm_names(), filter_text, "algorithm"):
         algorithm = get_algorithm(name)
         actions = ", ".join(space.__name__ for space in algorithm.action_spaces)
-        reads = _observations(algorithm.networks)
+        reads = ", ".join(observations(algorithm))
         table.add_row(name, _first_line(algorithm), algorithm.loop, actions, reads, algorithm.reference)
     return table
 
@@ -46,12 +90,17 @@ def _first_line(algorithm: type[Algorithm]) -> str:
     return (algorithm.__doc__ or "").strip().partition("\n")[0]
 
 
-def _observations(network_names: Sequence[str]) -> str:
-    kinds = {"vectors": {"linear", "mlp"}, "images": {"cnn"}}
-    return ", ".join(kind for kind, names in kinds.items() if names & set(network_names))
+def observations(algorithm: type[Algorithm]) -> list[str]:
+    """The kinds of observation that a network of this algorithm's reads."""
+    from gymnasium.spaces import Box
+
+    networks = set(algorithm.networks)
+    if algorithm.loop == "replay" and set(algorithm.action_spaces) == {Box}:
+        networks -= {"tabular", "transformer"}  # which can't read the action of Q(s, a) beside the observation
+    return [kind for kind, readers in READS.items() if networks & set(readers)]
 
 
-def envs(filter_text: str = "") -> Table:
+def envs(filter_text: str = "") -> Listing:
     import gymnasium
 
     from deeprl_cli.config_search import registered_ids
@@ -60,14 +109,14 @@ def envs(filter_text: str = "") -> Table:
     if filter_text in ids:
         ids = [filter_text]
     if len(ids) <= DESCRIBED:
-        table = _table("env=", "Observations", "Actions", "Step limit")
+        table = Listing(("env=", "Observations", "Actions", "Step limit"))
         for name in ids:
             table.add_row(name, *_described(name))
         return table
     kinds: dict[str, list[str]] = {}
     for name in ids:
         kinds.setdefault(_kind(gymnasium.registry[name]), []).append(name)
-    table = _table("Kind", "Ids")
+    table = Listing(("Kind", "Ids"))
     for kind, names in sorted(kinds.items()):
         shown = names if filter_text else names[:NAMED]
         rest = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
@@ -120,34 +169,29 @@ def _space(space: Any) -> str:
     return str(space)
 
 
-def networks(filter_text: str = "") -> Table:
+def networks(filter_text: str = "") -> Listing:
     import dataclasses
 
     from deeprl_cli.schema import NETWORKS
 
-    table = _table("network=", "What it is", "Options (network.…)")
+    table = Listing(("network=", "What it is", "Options (network.…)"))
     for name in _matching(group_options("network"), filter_text, "network"):
-        options = [field.name for field in dataclasses.fields(NETWORKS[name]) if field.name != "name"]
+        options = [option.name for option in dataclasses.fields(NETWORKS[name]) if option.name != "name"]
         table.add_row(name, summary("network", name), ", ".join(options))
     return table
 
 
-def hardware(filter_text: str = "") -> Table:
+def hardware(filter_text: str = "") -> Listing:
     import torch
 
     there = {
-        "cpu": f"{_usable_cores()} cores, {torch.get_num_threads()} torch threads",
+        "cpu": f"{available_cores()} cores, {torch.get_num_threads()} torch threads",
         "cuda": "; ".join(_cuda_devices()) or "no CUDA device, or a torch built without CUDA",
     }
-    table = _table("hardware=", "What it is", "On this machine")
+    table = Listing(("hardware=", "What it is", "On this machine"))
     for name in _matching(group_options("hardware"), filter_text, "hardware"):
         table.add_row(name, summary("hardware", name), there.get(name, ""))
     return table
-
-
-def _usable_cores() -> int:
-    """The cores this process may run on: a container or job scheduler often grants fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cuda_devices() -> list[str]:
@@ -162,10 +206,3 @@ def _matching(names: Sequence[str], filter_text: str, kind: str) -> list[str]:
     if not found:
         raise UserError(f"no {kind} holds '{filter_text}'{did_you_mean(filter_text, names)}")
     return found
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index == 0, overflow="fold")
-    return table

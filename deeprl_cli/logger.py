@@ -200,12 +200,18 @@ class _EventFile:
             name, size = f"events.out.tfevents.{time.time():.6f}.{_host()}.{os.getpid()}", 0
         self.path = folder / name
         self.file: BinaryIO = self.path.open("ab")
+        self._time = 0.0
         self.file.truncate(_whole_records(self.path, size))
         if self.file.seek(0, os.SEEK_END) == 0:
-            self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self._write(event_pb2.Event(wall_time=self._now(), file_version="brain.Event:2"))
 
     def add(self, step: int, values: Sequence[Any]) -> None:
-        self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)))
+        self._write(event_pb2.Event(wall_time=self._now(), step=step, summary=summary_pb2.Summary(value=values)))
+
+    def _now(self) -> float:
+        """By the wall clock, but never before the event before: it may be set back while a run goes on."""
+        self._time = max(self._time, time.time())
+        return self._time
 
     def position(self) -> tuple[str, int]:
         """The file's name and its size in bytes, what is still buffered included."""

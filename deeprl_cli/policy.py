@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
+from deeprl_cli import ranks
 from deeprl_cli.algorithm import Algorithm, Transition
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.rl.normalisers import RewardScaler, RunningStatistics
@@ -81,6 +82,26 @@ class Policy(nn.Module):
             for x in (step.reward, step.terminated, step.truncated)
         )
         self.observe_rewards(reward, terminated, truncated, weight.unsqueeze(1))
+
+    def whole_state(self) -> dict[str, Any]:
+        """`state_dict()` as one process has it: what belongs to environments is that of all ranks' environments."""
+        state = self.state_dict()
+        for name in self._per_env():
+            state[name] = ranks.gathered(state[name]).movedim(0, 1).flatten(1, 2)
+        return state
+
+    def load_whole_state(self, state: Mapping[str, Any]) -> None:
+        """Set this rank's share of `whole_state()`."""
+        self.load_state_dict({**state, **{name: ranks.share(state[name]) for name in self._per_env()}})
+
+    def _per_env(self) -> list[str]:
+        """The entries of `state_dict()` with a number for each environment, `(S, num_envs, …)`."""
+        if ranks.size() == 1:
+            return []
+        names = [
+            f"{prefix}.{name}" for prefix, module in self.named_modules() for name in getattr(module, "per_env", ())
+        ]
+        return [name for name in names if name in self.state_dict()]
 
     def weights(self, seed_index: int) -> dict[str, Tensor]:
         """All that evaluation needs of one seed: network weights and the frozen observation statistics."""

@@ -8,16 +8,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from deeprl_cli import config, schema
+import yaml
+
+from deeprl_cli import config, ranks, schema
 from deeprl_cli import hardware as hw
 from deeprl_cli.checkpoint import Checkpoint, load_checkpoint, manifests
+from deeprl_cli.config_files import config_dir, group_options
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.evaluate import check_trust, read_run
+from deeprl_cli.launch import in_rank, launch, launched, membership, parallel, restarts
 from deeprl_cli.lock import locked
 from deeprl_cli.run_folder import read_config, read_summary, rewrite_config
 from deeprl_cli.schema import HardwareConfig, RunConfig
 from deeprl_cli.signals import began
-from deeprl_cli.train import carry_out, preflight
+from deeprl_cli.train import carry_out, preflight, resolved_hardware
 
 FREE = ("total_steps", "horizon", "eval", "checkpoint", "log", "hardware")  # what may change on the way
 
@@ -35,19 +39,29 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     resolved = read_config(run)["resolved"]
     cfg = changed(before, overrides)
     spec = preflight(cfg, fresh=False)
-    with ExitStack() as stack:
-        stack.enter_context(locked(run))
-        saved = newest(run / "checkpoints" / "last")
+    with membership(cfg), ExitStack() as stack:
+        if not launched() and ranks.rank() == 0:
+            stack.enter_context(locked(run))
+        saved = ranks.told(newest(run / "checkpoints" / "last") if ranks.rank() == 0 else None)
         done = saved.state.get("steps") if saved is not None else 0
         if type(done) is not int:
             raise UserError(f"{run / 'checkpoints' / 'last'}: damaged: it doesn't say how many steps were done")
         if done >= cfg.total_steps and _finished(run):
+            if launched():
+                return run  # a rank died when all was done
             raise UserError(f"{run}: has done its {done} steps: to train on, give total_steps={2 * cfg.total_steps}")
         hardware = _hardware(before.hardware, cfg.hardware, resolved)
-        if cfg != before or hardware is None:
+        launching = parallel(cfg) and not in_rank()
+        if launching and hardware is None:
+            hardware = resolved_hardware(cfg, spec)
+        if ranks.rank() == 0 and (cfg != before or hardware is None):
             rewrite_config(run, cfg, resolved if hardware is None else {**resolved, **hardware.resolved()})
-        if saved is None:
+        if saved is None and ranks.rank() == 0 and (restarts() or not launched()):
             print("no checkpoint yet: it starts again from its first step", flush=True)
+        if launching:
+            assert hardware is not None
+            launch(run, cfg, hardware.threads)
+            return run
         return carry_out(cfg, spec, start, lambda _stack, _hardware: run, hardware, saved)
 
 
@@ -68,7 +82,7 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
         if key in ("eval", "checkpoint", "log"):
             raise ConfigError(f"'{text}': give one of its keys, {key}.…")
         if key == "hardware":
-            values["hardware"] = {**values["hardware"], "name": override.value()}
+            values["hardware"] = _of_hardware(str(override.value()), values["hardware"])
             continue
         place = values
         for name in [head, *rest][:-1]:
@@ -81,6 +95,14 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
         values["horizon"] = before.horizon or before.total_steps
     values |= {"algo": before.algo, "env": before.env, "network": before.network}
     return schema.build(RunConfig, values)
+
+
+def _of_hardware(name: str, before: dict[str, Any]) -> dict[str, Any]:
+    """The values of `hardware=name`: those it had before, and the defaults of what that had no need of."""
+    if name not in group_options("hardware"):
+        return {**before, "name": name}  # refused where it is built
+    defaults = yaml.safe_load((config_dir() / "hardware" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return {key: before.get(key, value) for key, value in defaults.items()} | {"name": name}
 
 
 def newest(folder: Path) -> Checkpoint | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from deeprl_cli import __version__
+from deeprl_cli import __version__, config_format
 from deeprl_cli.errors import UserError
 from deeprl_cli.schema import RunConfig, to_plain
 
@@ -37,10 +37,7 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
     run: Path | None = None
     try:
         run = _claim(Path(cfg.run_dir).expanduser()) if cfg.run_dir is not None else _next_free(cfg)
-        record = {**to_plain(cfg), "resolved": {"deeprl": __version__, **resolved}}
-        # "x": of two runs started on one empty folder, the second is refused
-        with (run / CONFIG_NAME).open("x", encoding="utf-8") as file:
-            yaml.dump(record, file, _PlainDumper, sort_keys=False, allow_unicode=True)
+        _create(run / CONFIG_NAME, _config_text(cfg, {"deeprl": __version__, **resolved}))
     except OSError as error:
         if run is not None and not isinstance(error, FileExistsError):  # a full disk: leave nothing half made
             with suppress(OSError):
@@ -53,9 +50,24 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
 
 def rewrite_config(run: Path, cfg: RunConfig, resolved: Mapping[str, Any]) -> None:
     """Replace `config.yaml`, of a run that goes on with other values. OSError where the disk refuses."""
-    record = {**to_plain(cfg), "resolved": dict(resolved)}
-    text = yaml.dump(record, None, _PlainDumper, sort_keys=False, allow_unicode=True)
-    atomic_write(run / CONFIG_NAME, text.encode())
+    atomic_write(run / CONFIG_NAME, _config_text(cfg, resolved))
+
+
+def _config_text(cfg: RunConfig, resolved: Mapping[str, Any]) -> bytes:
+    record = {config_format.KEY: config_format.FORMAT, **to_plain(cfg), "resolved": dict(resolved)}
+    text: str = yaml.dump(record, None, _PlainDumper, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def reserve_folder(cfg: RunConfig) -> Path:
+    """The folder that `create_run_folder` would make for a run without `run_dir`, still empty, for it to be given.
+
+    Raises UserError where it can't be made.
+    """
+    try:
+        return _next_free(cfg)
+    except OSError as error:
+        raise UserError(f"runs/: can't create the run folder ({error.strerror}): give another run_dir=…") from error
 
 
 def _claim(run: Path) -> Path:
@@ -87,7 +99,10 @@ def slug(text: str) -> str:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """What `config.yaml` holds: the configuration's own keys, and `resolved`. UserError where it can't be read."""
+    """What `config.yaml` holds, an older one in today's format: the configuration's own keys, and `resolved`.
+
+    Raises UserError where it can't be read, or a later deeprl wrote it.
+    """
     path = run / CONFIG_NAME
     text = _read_text(path, missing=f"{run}: not a run (it has no {CONFIG_NAME})")
     try:
@@ -98,7 +113,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged: not valid YAML{where}") from error
     if not isinstance(config, dict) or "algo" not in config or not isinstance(config.get("resolved"), dict):
         raise UserError(f"{path}: damaged: not the configuration of a run")
-    return config
+    return config_format.up_to_date(config, path)
 
 
 def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
@@ -146,6 +161,28 @@ def atomic_write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def _create(path: Path, data: bytes) -> None:
+    """A new file, whole or not at all. FileExistsError where it exists: of two runs started on one empty folder, the
+    second is refused."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with path.open("xb") as file:
+                file.write(data)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
     sync_folder(path.parent)
 
 

@@ -113,10 +113,38 @@ NETWORKS: dict[str, type[NetworkConfig]] = {
 
 @dataclass(kw_only=True, slots=True)
 class HardwareConfig:
-    name: Literal["cpu", "cuda"]
+    """What every choice of hardware has; several processes add their own (`HARDWARE` says whose is whose)."""
+
+    name: Literal["cpu", "cuda", "multiprocess"]
     threads: PositiveInt | Literal["auto"]
     compile: bool | Literal["auto"]
     matmul_precision: Literal["auto", "highest", "high", "medium"]
+
+
+@dataclass(kw_only=True, slots=True)
+class MultiprocessConfig(HardwareConfig):
+    """Several processes: `workers` of an asynchronous algorithm over shared parameters, or data-parallel `ranks`."""
+
+    device: Literal["cpu", "cuda"]
+    workers: PositiveInt | None
+    ranks: PositiveInt | None
+    on_death: Literal["restart", "continue", "fail"]
+    max_restarts: NonNegativeInt
+    heartbeat: PositiveFloat
+
+
+HARDWARE: dict[str, type[HardwareConfig]] = {
+    "cpu": HardwareConfig,
+    "cuda": HardwareConfig,
+    "multiprocess": MultiprocessConfig,
+}
+
+
+def device_of(config: HardwareConfig) -> Literal["cpu", "cuda"]:
+    """Where the networks are."""
+    if isinstance(config, MultiprocessConfig):
+        return config.device
+    return "cuda" if config.name == "cuda" else "cpu"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -270,6 +298,7 @@ class RunConfig:
         return list(range(self.seed, self.seed + self.seeds))
 
 
+VARIANTS: dict[type, Mapping[str, type]] = {NetworkConfig: NETWORKS, HardwareConfig: HARDWARE}  # by their `name`
 T = TypeVar("T")
 
 
@@ -317,8 +346,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             return value  # built already: an algorithm's own, richer Config
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}={_show(value)}: must be a group of values, for example {path}.{_first(kind)}=…")
-        if kind is NetworkConfig:
-            kind = NETWORKS[_value(typing.get_type_hints(kind)["name"], value.get("name"), f"{path}.name")]
+        if kind in VARIANTS:
+            kind = VARIANTS[kind][_value(typing.get_type_hints(kind)["name"], value.get("name"), f"{path}.name")]
         return build(kind, value, path)
     if origin is list:
         if not isinstance(value, list):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -24,13 +24,14 @@ class Signals:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Signals]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; the next one acts as usual."""
+def stop_on_signals(told: Callable[[], object] = lambda: None) -> Iterator[Signals]:
+    """Turn the first SIGINT or SIGTERM into a request to stop, `told` there and then; the next one acts as usual."""
     signals = Signals()
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         signals.received = number
+        told()
         for other, handler in previous.items():
             signal.signal(other, handler)
         os.write(2, b"\nstopping: writing the last checkpoint (once more to quit at once)\n")
@@ -48,9 +49,9 @@ def stop_on_signals() -> Iterator[Signals]:
 
 
 def began() -> float:
-    """When this run's process started, or now for a later run of one process."""
+    """When this run's process started, or now for a later run of one process, by a clock that no one sets."""
     global _processes_first_run
-    now = time.time()
+    now = time.monotonic()
     if not _processes_first_run:
         return now
     _processes_first_run = False
@@ -58,7 +59,7 @@ def began() -> float:
 
 
 def _process_start() -> float | None:
-    """Seconds since the epoch, from Linux's process table; None elsewhere."""
+    """From Linux's process table; None elsewhere."""
     try:
         with open("/proc/self/stat", encoding="ascii") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
@@ -66,4 +67,4 @@ def _process_start() -> float | None:
             uptime = float(file.read().split()[0])
     except (OSError, ValueError, IndexError):
         return None
-    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+    return time.monotonic() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))

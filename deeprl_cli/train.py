@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -10,22 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from deeprl_cli import hardware as hw
+from deeprl_cli import ranks
 from deeprl_cli.checkpoint import Checkpoint
 from deeprl_cli.data.memory import check_memory, memory_bytes
-from deeprl_cli.envs.make import draws_from_np_random, env_spec, make_vector_env
+from deeprl_cli.envs.make import draws_from_np_random, env_spec, has_time_limit, make_vector_env
 from deeprl_cli.envs.probe import probe
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import ConfigError, UserError
-from deeprl_cli.evaluate import FRESH, Evaluation, EvaluationStopped, best_path, eval_envs, evaluate, load_best
+from deeprl_cli.evaluate import Evaluation, EvaluationStopped, eval_envs, final_evaluation
+from deeprl_cli.failures import explained, first_line
+from deeprl_cli.launch import (
+    asked_to_stop,
+    check_ranks,
+    folder_of_rank,
+    in_rank,
+    launch,
+    membership,
+    parallel,
+    replay_notes,
+    restarts,
+)
 from deeprl_cli.lock import locked
 from deeprl_cli.logger import RunLogger
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.progress import Progress
 from deeprl_cli.registry import get_algorithm
-from deeprl_cli.run_folder import create_run_folder, write_summary
-from deeprl_cli.schema import EpisodeConfig, ReplayConfig, RunConfig
+from deeprl_cli.run_folder import CONFIG_NAME, create_run_folder, write_summary
+from deeprl_cli.schema import EpisodeConfig, MultiprocessConfig, ReplayConfig, RunConfig
 from deeprl_cli.signals import began, stop_on_signals
+from deeprl_cli.trainers.asynchronous import AsynchronousTrainer, check_workers, workers_of
 from deeprl_cli.trainers.base import Services, Trainer
 from deeprl_cli.trainers.demonstrations import DemonstrationTrainer, check_demonstrations
 from deeprl_cli.trainers.episodes import EpisodeTrainer
@@ -49,6 +63,8 @@ def preflight(cfg: RunConfig, *, fresh: bool = True) -> EnvSpec:
     A run that goes on (not `fresh`) has its weights, and needs those of `init_from` no more.
     """
     hw.check_device(cfg.hardware)
+    check_workers(cfg)
+    check_ranks(cfg)
     spec = env_spec(cfg.env)
     probe(cfg.env)
     get_algorithm(cfg.algo.name).check(cfg.algo, cfg.network, spec)
@@ -86,13 +102,26 @@ def check_episodes(cfg: RunConfig) -> None:
         )
 
 
+def episode_notes(cfg: RunConfig) -> list[str]:
+    """A word where an update may wait for ever, for an episode that nothing ends."""
+    waits = isinstance(cfg.algo, EpisodeConfig) and cfg.algo.longest is None
+    if not waits or get_algorithm(cfg.algo.name).loop_for(cfg.algo) != "episodes" or has_time_limit(cfg.env):
+        return []
+    return [
+        f"{cfg.env.id} has no time limit, and algo={cfg.algo.name} waits for every episode's end: where one may never "
+        "come, give env.max_episode_steps=…"
+    ]
+
+
 def training_envs(cfg: RunConfig) -> VectorEnv:
-    """The environments a run learns in. Raises ConfigError."""
+    """The environments a run, or this rank of it, learns in. Raises ConfigError."""
     group_size = cfg.algo.group_size if isinstance(cfg.algo, EpisodeConfig) else 1
+    own = ranks.share_size(cfg.algo.num_envs)
     return make_vector_env(
         cfg.env,
         cfg.seed_list,
-        cfg.algo.num_envs,
+        own,
+        first_env=ranks.rank() * own,
         training=True,
         groups_of=group_size,
         own_noise=_own_noise(cfg),
@@ -107,13 +136,38 @@ def train(cfg: RunConfig) -> Path:
     """Run `cfg` to its end; returns the run folder. Raises SystemExit(130 or 143) after a clean stop by a signal."""
     start = began()
     spec = preflight(cfg)
+    if parallel(cfg) and not in_rank():
+        return launch_fresh(cfg, spec)
+    if restarts():
+        if cfg.run_dir is None:
+            raise UserError("a rank died, and without run_dir=… the others don't know which run to go on with")
+        if (Path(cfg.run_dir) / CONFIG_NAME).exists():
+            from deeprl_cli.resume import resume
+
+            return resume(Path(cfg.run_dir), [], trust=True)
 
     def fresh_folder(stack: ExitStack, hardware: hw.Hardware) -> Path:
         run_dir = create_run_folder(cfg, hardware.resolved())
         stack.enter_context(locked(run_dir))
         return run_dir
 
-    return carry_out(cfg, spec, start, fresh_folder)
+    with membership(cfg):
+        return carry_out(cfg, spec, start, fresh_folder)
+
+
+def launch_fresh(cfg: RunConfig, spec: EnvSpec) -> Path:
+    """Create the run's folder and have ranks train in it; the folder."""
+    hardware = resolved_hardware(cfg, spec)
+    run_dir = create_run_folder(cfg, hardware.resolved())
+    with locked(run_dir):
+        launch(run_dir, cfg, hardware.threads)
+    return run_dir
+
+
+def resolved_hardware(cfg: RunConfig, spec: EnvSpec) -> hw.Hardware:
+    """What `auto` comes to, for ranks to be told."""
+    policy = make_policy(get_algorithm(cfg.algo.name), cfg.algo, cfg.network, spec, cfg.seed_list, "cpu")
+    return hw.resolve(cfg.hardware, workload(cfg, policy))
 
 
 def carry_out(
@@ -131,19 +185,25 @@ def carry_out(
     with ExitStack() as stack:
         parts = assemble(cfg, spec, hardware, stack, fresh=saved is None)
         policy, hardware = parts.policy, parts.hardware
-        run_dir = folder(stack, hardware)
+        run_dir = ranks.told(folder(stack, hardware) if ranks.rank() == 0 else Path())
+        own_dir = folder_of_rank(run_dir, stack)
         logs = saved.state["log"] if saved is not None else None
-        logger = stack.enter_context(RunLogger(run_dir, cfg.seed_list, cfg.log.tensorboard, logs))
-        if saved is None:
+        logger = stack.enter_context(RunLogger(own_dir, cfg.seed_list, cfg.log.tensorboard, logs))
+        if saved is None and ranks.rank() == 0:
             logger.text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text(encoding='utf-8')}```")
         signals = stack.enter_context(stop_on_signals())
-        progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds))
+        screen = None if ranks.rank() == 0 else stack.enter_context(open(os.devnull, "w"))
+        progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, screen))
         progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {run_dir}")
-        for note in (*parts.notes, *hardware.notes, *durability_notes(cfg, spec, parts.envs)):
+        for note in (*parts.notes, *hardware.notes, *episode_notes(cfg), *durability_notes(cfg, spec, parts.envs)):
             progress.message(note)
         with fitting(run_dir):
-            chain = WeightsChain(run_dir, saved.state["chain"] if saved is not None else None)
-        services = Services(run_dir, logger, progress, signals.requested, chain)
+            chain = WeightsChain(own_dir, saved.state["chain"] if saved is not None else None)
+
+        def asked() -> bool:
+            return signals.requested() or asked_to_stop()
+
+        services = Services(run_dir, logger, progress, asked, chain)
         trainer, compiler = make_trainer(cfg, parts, services)
         trainer.began = start
         if saved is not None:
@@ -156,7 +216,7 @@ def carry_out(
         try:
             trainer.run()
             progress.status("final evaluation")
-            final = final_evaluation(cfg, policy, run_dir, signals.requested)
+            final = final_evaluation(cfg, policy, run_dir, lambda: trainer.stop_agreed or asked())
             progress.status("")
             if has_transcripts(cfg.env.id):
                 progress.message(show_transcripts(policy, cfg, "after training"))
@@ -165,13 +225,19 @@ def carry_out(
             status = "interrupted"
             if isinstance(stop, KeyboardInterrupt):
                 raise
-        except OSError as error:
-            raise disk_error(trainer, error) from error
+        except Exception as error:
+            if ranks.lost():
+                raise
+            told = explained(trainer, error)
+            if told is error:
+                raise
+            raise told from error
         finally:
             summary = summarise(cfg, trainer, compiler.seconds if compiler else 0.0, final, status)
             with suppress(*([OSError] if status == "failed" else [])):  # the disk may be what failed
-                write_summary(run_dir, summary)
-    print(_farewell(run_dir, summary))
+                write_summary(own_dir, summary)
+    if ranks.rank() == 0:
+        print(_farewell(run_dir, summary))
     if signals.received is not None:
         raise SystemExit(128 + signals.received)
     return run_dir
@@ -203,14 +269,17 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
     policy.on(hardware.device)
     envs = training_envs(cfg)
     stack.callback(envs.close)
-    evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
+    if ranks.rank() == 0:
+        evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
+    else:
+        evaluation_envs = eval_envs(cfg.env, cfg.seed_list[:1], 1)  # rank 0 evaluates
     stack.callback(evaluation_envs.close)
     return Parts(policy, hardware, envs, evaluation_envs, notes)
 
 
 def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trainer, hw.GraphCompiler | None]:
     """The trainer for the algorithm's loop, its graphs handed to the compiler where the hardware says so."""
-    loop = TRAINERS[get_algorithm(cfg.algo.name).loop_for(cfg.algo)]
+    loop = TRAINERS[get_algorithm(cfg.algo.name).loop_for(cfg.algo)] if workers_of(cfg) is None else AsynchronousTrainer
     trainer = loop(cfg, parts.policy, parts.envs, parts.evaluation_envs, parts.hardware, services)
     compiler = hw.GraphCompiler(trainer.compiling) if parts.hardware.compile else None
     if compiler is not None:
@@ -225,19 +294,7 @@ def fitting(run: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         folder = run / "checkpoints" / "last"
-        raise UserError(f"{folder}: doesn't fit this run's config.yaml ({_first_line(error)})") from error
-
-
-def disk_error(trainer: Trainer, error: OSError) -> Exception:
-    """What to say of an OSError in training: a disk that is full or gone names the checkpoint that stands."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM):
-        return error
-    run, kept = trainer.to.run_dir, trainer.checkpoint_step
-    last = f"the last whole checkpoint is of step {kept}" if kept is not None else "there is no checkpoint yet"
-    return UserError(
-        f"{run}: can't be written ({error.strerror}): stopped at step {trainer.steps}, {last}; make room, then "
-        f"`deeprl resume {run}`"
-    )
+        raise UserError(f"{folder}: doesn't fit this run's config.yaml ({first_line(error)})") from error
 
 
 def durability_notes(cfg: RunConfig, spec: EnvSpec, envs: VectorEnv) -> list[str]:
@@ -245,28 +302,16 @@ def durability_notes(cfg: RunConfig, spec: EnvSpec, envs: VectorEnv) -> list[str
     notes = []
     if not envs.replayable:
         notes.append(f"env.backend={cfg.env.backend} can't be brought back exactly: resumed, episodes start afresh")
-    if isinstance(cfg.algo, ReplayConfig) and cfg.checkpoint.replay:
+    if ranks.size() > 1:
+        notes.append(
+            f"{ranks.size()} ranks, {ranks.share_size(cfg.algo.num_envs)} of {cfg.algo.num_envs} environments each"
+        )
+        notes += replay_notes(cfg)
+    elif isinstance(cfg.algo, ReplayConfig) and cfg.checkpoint.replay:
         size = memory_bytes(cfg, spec) / 2**20
         if size > 100:
             notes.append(f"checkpoints hold the replay memory, up to {size:.0f} MiB (checkpoint.replay=false: without)")
     return notes
-
-
-def final_evaluation(
-    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
-) -> tuple[Evaluation, Evaluation]:
-    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
-
-    Raises EvaluationStopped when `stopping()`.
-    """
-    with ExitStack() as stack:
-        envs = eval_envs(cfg.env, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
-        stack.callback(envs.close)
-        last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
-        if not all(best_path(run_dir, seed).exists() for seed in cfg.seed_list):
-            return last, last  # eval.every=0: the last policy is all there is
-        load_best(policy, run_dir, cfg.seed_list)
-        return last, evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
 
 
 def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:
@@ -274,7 +319,8 @@ def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:
     batch, gradient_steps = cfg.algo.gradient_work(cfg.total_steps)
     multiplications = sum(stack.multiplications() for stack in policy.algorithm.stacks().values())
     acts = cfg.total_steps / cfg.algo.num_envs
-    return hw.Workload(6.0 * multiplications * batch * cfg.seeds, gradient_steps, cfg.seeds, acts)
+    shares = (cfg.hardware.ranks or 1) if isinstance(cfg.hardware, MultiprocessConfig) else 1
+    return hw.Workload(6.0 * multiplications * batch * cfg.seeds / shares, gradient_steps, cfg.seeds, acts)
 
 
 def summarise(
@@ -297,6 +343,7 @@ def summarise(
         "startup_seconds": None if first_step is None else round(first_step - trainer.began, 3),
         "compile_seconds": round(compile_seconds, 3),
         "steps_per_second": round(trainer.steps_per_second, 1),
+        "skipped_updates": trainer.watch.skipped(),
         "eval": None
         if last is None
         else {
@@ -319,12 +366,12 @@ def _farewell(run_dir: Path, summary: dict[str, Any]) -> str:
     if evaluation is not None:
         lines.append(f"return of the last policy  {_returns(evaluation['return_mean'])}")
         lines.append(f"return of the best policy  {_returns(evaluation['best_return_mean'])}")
+    if any(summary["skipped_updates"]):
+        counted = zip(summary["seeds"], summary["skipped_updates"], strict=True)
+        skipped = ", ".join(f"{count} of seed {seed}" for seed, count in counted if count)
+        lines.append(f"updates left out           {skipped} (they weren't finite)")
     lines += [f"run folder                 {run_dir}", f"see its curves             tensorboard --logdir {run_dir}"]
     return "\n".join(lines)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _returns(means: list[float]) -> str:

@@ -14,11 +14,14 @@ from deeprl_cli import __version__
 from deeprl_cli import hardware as hw
 from deeprl_cli.errors import UserError
 from deeprl_cli.evaluate import check_trust, read_run
+from deeprl_cli.launch import launch, parallel
 from deeprl_cli.logger import RunLogger
 from deeprl_cli.progress import Progress
-from deeprl_cli.run_folder import read_config
+from deeprl_cli.run_folder import create_run_folder, read_config
+from deeprl_cli.schema import RunConfig
 from deeprl_cli.signals import stop_on_signals
 from deeprl_cli.train import assemble, make_trainer, preflight
+from deeprl_cli.trainers.asynchronous import workers_of
 from deeprl_cli.trainers.base import Services
 from deeprl_cli.weights_chain import CHAIN_NAME, WeightsChain, read_chain
 
@@ -39,10 +42,16 @@ class Comparison(WeightsChain):
         if self.decided:
             return
         super().extend(step, tensors)
+        self.compare(step, self.head)
+
+    def compare(self, step: int, head: str) -> None:
+        """The next line: the hash `head` at `step`."""
+        if self.decided:
+            return
         expected_step, expected_hash = self.expected[self.agreed]
         if step != expected_step:
             self.differs = (min(step, expected_step), "one logged there, the other didn't")
-        elif self.head != expected_hash:
+        elif head != expected_hash:
             self.differs = (step, "other weights")
         else:
             self.agreed += 1
@@ -53,6 +62,12 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     run, cfg = read_run(path)
     check_trust(run, cfg, trust)
     resolved = read_config(run)["resolved"]
+    workers = workers_of(cfg)
+    if workers is not None:
+        raise UserError(
+            f"{run}: was trained by {workers} asynchronous worker{'s' if workers > 1 else ''}, which race: no two such "
+            "runs are alike, so there is nothing to verify; with hardware=cpu there is"
+        )
     expected = [line for line in read_chain(run) if steps is None or line[0] <= steps]
     if not expected:
         raise UserError(
@@ -63,6 +78,8 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     quiet = dataclasses.replace(cfg.checkpoint, every=0, replay=False)
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, every=0), checkpoint=quiet)
     spec = preflight(cfg)
+    if parallel(cfg):
+        return verify_in_ranks(run, cfg, hw.recorded(resolved), expected)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_verify_")))
         parts = assemble(cfg, spec, hw.recorded(resolved), stack, fresh=True)
@@ -76,6 +93,22 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     if signals.received is not None and not chain.decided:
         print(f"stopped: {chain.agreed} of {len(expected)} hashes compared, all the same")
         return 128 + signals.received
+    return report(chain)
+
+
+def verify_in_ranks(run: Path, cfg: RunConfig, hardware: hw.Hardware, expected: list[tuple[int, str]]) -> int:
+    """As many ranks as the run had train it again, and the two chains are compared in the end."""
+    steps = expected[-1][0]
+    quick = dataclasses.replace(cfg.eval, every=0, episodes=1, final_episodes=1)
+    cfg = dataclasses.replace(cfg, total_steps=steps, horizon=cfg.horizon or cfg.total_steps, eval=quick)
+    with tempfile.TemporaryDirectory(prefix="deeprl_verify_") as name:
+        folder = Path(name) / "run"
+        print(f"training {run} again in ranks, up to step {steps}", flush=True)
+        create_run_folder(dataclasses.replace(cfg, run_dir=str(folder)), hardware.resolved())
+        launch(folder, cfg, hardware.threads)
+        chain = Comparison(Path(name), expected)
+        for step, head in read_chain(folder):
+            chain.compare(step, head)
     return report(chain)
 
 

@@ -74,7 +74,7 @@ def test_shipped_suites_are_sound(name):
     for row in rows:
         if name != "smoke":
             assert (row.seeds, row.episodes) == (5, 1000 if row.env == "FrozenLake-v1" else 100)
-            on_policy = row.algo in ("bc", "reinforce", "actor_critic", "a2c", "ppo", "trpo", "grpo")
+            on_policy = row.algo in ("bc", "reinforce", "actor_critic", "a2c", "a3c", "ppo", "trpo", "grpo")
             assert row.policy == ("final" if on_policy else "best")
 
 
@@ -133,6 +133,46 @@ def test_broken_files_are_named(folder, capsys, text, says):
     assert code("s.yaml") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+def test_seeds_one_after_the_other(folder):
+    """`together: false`: a run for each seed, one row in the table; those done aren't run again."""
+    mine = suite({**ROW, "together": False})
+    (row,) = load_suite(mine).rows
+    assert row.command.startswith("deeprl train -m algo=ppo env=CartPole-v1 ")
+    assert row.command.endswith(" seed=0,1")
+    assert "seeds=" not in row.command
+    assert code(mine) == 0
+    (record,) = results()["rows"]
+    assert (record["name"], record["seeds"], record["status"]) == ("ppo-small", 2, "pass")
+    folders = [Path("runs/bench/mine/ppo-small", f"seed_{k}") for k in (0, 1)]
+    summaries = [json.loads((seed / "run" / "summary.json").read_text()) for seed in folders]
+    assert [summary["seeds"] for summary in summaries] == [[0], [1]]
+    assert record["final"]["returns"] == [summary["eval"]["return_mean"][0] for summary in summaries]
+    assert record["wall_seconds"] == pytest.approx(sum(summary["wall_seconds"] for summary in summaries))
+    (folders[1] / "run" / "summary.json").write_text(json.dumps({**summaries[1], "status": "interrupted"}))
+    written = (folders[0] / "train.log").stat().st_mtime_ns
+    assert code(mine, "--only", "ppo-*") == 0
+    assert (folders[0] / "train.log").stat().st_mtime_ns == written
+    assert statuses() == {"ppo-small": "pass"}
+
+
+def test_a_row_of_seeds_apart_without_one_of_them(folder):
+    """It has no result, and says which seed lacks one."""
+    mine = suite({**ROW, "together": False})
+    (row,) = load_suite(mine).rows
+    done = {"run": "x", "final": {"returns": [9.0]}, "best": {"returns": [9.0]}, "steps_per_second": 1.0}
+    parts = [{**done, "name": "ppo-small/seed_0", "wall_seconds": 1.0}]
+    parts.append(bench_report.unfinished(row.parts()[1], bench_report.CRASHED, "exit code 1"))
+    record = bench_report.joined(row, parts, Path("x"))
+    assert (record["name"], record["status"], record["reason"]) == ("ppo-small", "crashed", "seed_1: exit code 1")
+    assert "run" not in record
+
+
+def test_weights_of_seeds_apart_start_nothing(folder):
+    first = {**ROW, "together": False}
+    with pytest.raises(UserError, match="needs together: true"):
+        load_suite(suite(first, {**ROW, "name": "second", "init_from": "ppo-small"}))
 
 
 def test_two_rows_of_one_name_are_refused(folder):

@@ -9,12 +9,16 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from deeprl_cli import __version__, listing
 from deeprl_cli.cli import VERBS, main
+from deeprl_cli.config import load_config
+from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.registry import algorithm_names
+from deeprl_cli.registry import algorithm_names, get_algorithm
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +64,7 @@ def test_help_answers_at_once():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["train", "algo=sac", "--cfg", "job"], ["train", "-sc", "query=bash"]],
+    [["--help"], ["train", "--help"], ["train", "algo=sac", "--cfg", "hydra"], ["train", "-sc", "query=bash"]],
 )
 def test_no_torch_where_none_is_needed(arguments):
     program = f"import sys; from deeprl_cli.cli import main; main({arguments}); assert 'torch' not in sys.modules"
@@ -111,6 +115,12 @@ def test_version_and_help(capsys):
         (["train", "--cfg", "jobs"], "invalid choice: 'jobs'"),
         (["train", "--resolve"], "go with --cfg"),
         (["train", "-m", "--cfg", "job"], "leave out -m"),
+        (["train", "algo", "ppo"], "'algo ppo': write algo=ppo"),
+        (["train", "-m", "algo", "ppo,dqn", "seed=0,1"], "'algo ppo,dqn': write algo=ppo,dqn"),
+        (["train", "seed=1", "env", "ALE/Pong-v5"], "'env ALE/Pong-v5': write env=ALE/Pong-v5"),
+        (["train", "algo", "seed=1"], "'algo': an override is key=value"),
+        (["train", "--cfg", "job", "algo.lr=high"], "algo.lr=high: must be a number"),
+        (["train", "--cfg", "job", "algo=sac", "algo.batch_size=3e6"], "larger than algo.buffer_capacity"),
         (["train", "-sc", "install=tcsh"], "one of bash, fish, zsh"),
         (["train", "-sc"], "install=SHELL"),
         (["eval"], "required: RUN"),
@@ -201,6 +211,47 @@ def test_list_algos(wide, capsys):
     assert all(word in row for word in ("replay", "Box", "vectors", "deck Algorithm 7"))
 
 
+def test_lists_stay_readable_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert code("list", "algos") == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 40
+    sac = lines[lines.index("sac") : lines.index("td3")]
+    assert "  Loop: replay" in sac
+    assert "  Actions: Box" in sac
+    assert "  Reference: deck Algorithm 7" in sac
+    assert "  What it is: Off-policy" in sac[1]
+    assert code("list", "networks", "tiles") == 2
+    assert code("list", "hardware") == 0
+    assert max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()) <= 40
+
+
+SPACES = {
+    "vectors": spaces.Box(-1.0, 1.0, (3,)),
+    "images": spaces.Box(0, 255, (84, 84, 3), np.uint8),
+    "Discrete": spaces.Discrete(5),
+    "MultiDiscrete": spaces.MultiDiscrete([4, 4]),
+}
+
+
+@pytest.mark.parametrize("name", algorithm_names())
+def test_the_observations_listed_are_those_that_networks_take(name):
+    """Each kind is listed exactly where the algorithm accepts some network for it, and so is each network's part."""
+    algorithm, cfg = get_algorithm(name), load_config(name)
+    action = spaces.Box(-1.0, 1.0, (2,)) if spaces.Box in algorithm.action_spaces else spaces.Discrete(2)
+    taken = {}
+    for kind, space in SPACES.items():
+        for network in sorted({network for readers in listing.READS.values() for network in readers}):
+            try:
+                algorithm.check(cfg.algo, load_config([f"network={network}"]).network, EnvSpec("e", space, action))
+            except ConfigError:
+                continue
+            taken.setdefault(kind, set()).add(network)
+    assert listing.observations(algorithm) == list(taken)
+    if name == "ppo":
+        assert {kind: set(readers) for kind, readers in listing.READS.items()} == taken
+
+
 def test_list_envs(wide, capsys):
     assert code("list", "envs") == 0
     assert "classic_control" in capsys.readouterr().out
@@ -236,7 +287,7 @@ def test_an_environment_that_cant_be_made_says_why():
         ("deeprl l", "list"),
         ("deeprl list ne", "networks"),
         ("deeprl eval ru", ""),
-        ("deeprl train hardware=", "hardware=cpu hardware=cuda"),
+        ("deeprl train hardware=", "hardware=cpu hardware=cuda hardware=multiprocess"),
         ("deeprl train algo=sac algo.lr_c", "algo.lr_critic="),
         ("deeprl train -m env=Acro", "env=Acrobot-v1"),
         ("deeprl train --some-flag seed", "seed= seeds="),

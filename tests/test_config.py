@@ -298,3 +298,35 @@ def test_sweeps_that_cant_be_expanded(overrides, says):
     with pytest.raises(ConfigError) as caught:
         expand_sweep(overrides)
     assert says in str(caught.value)
+
+
+# ---- options of other features
+
+
+@pytest.mark.parametrize(
+    ("features", "option", "readers"),
+    [
+        ("fourier", "network.tilings=4", "tiles"),
+        ("poly", "network.bins=[4,4]", "tiles"),
+        ("tiles", "network.centres=7", "rbf"),
+        ("identity", "network.width=2", "rbf"),
+        ("rbf", "network.order=4", "poly or fourier"),
+        ("onehot", "network.order=1", "poly or fourier"),
+    ],
+)
+def test_options_that_the_features_dont_read_are_refused(features, option, readers):
+    said = refusal("network=linear", f"network.features={features}", option)
+    assert said.startswith(f"{option.partition('=')[0]}=")
+    assert f"means nothing to network.features={features}" in said
+    assert said.endswith(f"choose network.features={readers}")
+
+
+def test_options_that_the_features_read_are_taken():
+    given = {"poly": "order=4", "fourier": "order=4", "rbf": "centres=7 width=2", "tiles": "tilings=4 bins=9"}
+    for features, options in given.items():
+        chosen = [f"network.{option}" for option in options.split()]
+        network = load_config(["network=linear", f"network.features={features}", *chosen]).network
+        for option in options.split():
+            key, _, value = option.partition("=")
+            assert getattr(network, key) == float(value)
+    assert load_config(["network=linear", "network.features=fourier", "network.tilings=8"])  # its default: no harm

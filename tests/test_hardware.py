@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deeprl_cli import hardware
+from deeprl_cli import cores, hardware
 from deeprl_cli.config import load_config
 from deeprl_cli.hardware import GraphCompiler, Workload, layout, resolve
 
@@ -28,6 +28,14 @@ def test_large_and_long_runs_use_all_cores_and_compile(monkeypatch: pytest.Monke
     monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
     resolved = resolve(AUTO, LARGE)
     assert (resolved.threads, resolved.compile) == (6, True)
+
+
+def test_auto_sees_the_cores_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a sweep has a share of them; never more than there are."""
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(12), raising=False)
+    for share, expected in (("3", 3), ("99", 8), ("0", 8), ("many", 8)):
+        monkeypatch.setenv(cores.SHARE, share)
+        assert resolve(AUTO, LARGE).threads == expected
 
 
 def test_without_a_compiler_it_runs_eagerly_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import types
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deeprl_cli import sweep_table
 from deeprl_cli.cli import main
 from deeprl_cli.errors import ConfigError, UserError
 
@@ -32,7 +34,12 @@ def trained(tmp_path, monkeypatch):
             raise UserError("the disk is full")
         if cfg.seed == 15:
             raise SystemExit(130)
-        return Path("runs") / cfg.algo.name / str(cfg.seed)
+        if cfg.seed == 16:
+            raise SystemExit(3)
+        run = Path(cfg.run_dir)
+        means = {"return_mean": [cfg.seed, cfg.seed + 1.0], "best_return_mean": [9.0, 10.0]}
+        (run / "summary.json").write_text(json.dumps({"eval": means, "wall_seconds": 61.04}))
+        return run
 
     module = types.ModuleType("deeprl_cli.train")
     module.preflight, module.train = preflight, train
@@ -63,10 +70,14 @@ def test_every_job_is_checked_before_the_first_runs(trained, capsys):
         ("dqn", 1),
     ]
     assert "[3/4] algo=dqn seed=0 env=Acrobot-v1" in capsys.readouterr().out
-    assert record()[3] == {
+    last = record()[3]
+    assert Path(last.pop("run")).parent == Path("runs/dqn/Acrobot-v1")
+    assert last == {
         "overrides": ["algo=dqn", "seed=1", "env=Acrobot-v1"],
         "status": "done",
-        "run": "runs/dqn/1",
+        "return": 1.5,
+        "best_return": 9.5,
+        "seconds": 61.0,
     }
 
 
@@ -103,25 +114,90 @@ def test_a_failing_job_is_reported_at_once_and_the_others_go_on(trained, capsys)
     assert code("seed=0,13,14,1") == 1
     printed = capsys.readouterr()
     assert [job["status"] for job in record()] == ["done", "failed", "failed", "done"]
-    assert record()[1]["error"] == "diverged"
-    assert "Traceback" in printed.err
-    assert "RuntimeError: diverged" in printed.err
-    assert printed.err.splitlines()[-2:] == [
-        "deeprl: failed: seed=13: diverged",
-        "deeprl: failed: seed=14: the disk is full",
-    ]
-    assert "deeprl: seed=14: the disk is full" in printed.err  # a line, and no traceback, for what the user can mend
+    assert record()[1]["error"] == "RuntimeError: diverged"
+    lines = printed.err.splitlines()
+    assert lines[0] == "deeprl: failed: seed=13"
+    assert lines[-2] == "RuntimeError: diverged"
+    assert lines[-1] == "deeprl: failed: seed=14: the disk is full"  # what the user can mend needs no traceback
     assert printed.err.count("Traceback") == 1
+    assert printed.err.count("RuntimeError: diverged") == 1
+    assert not list(Path("runs/ppo").glob("*/*/config.yaml"))
+    assert "run" not in record()[1]  # it has left no folder
 
 
-def test_an_interruption_ends_the_sweep(trained):
+def test_a_run_that_leaves_with_another_code_has_failed(trained):
+    assert code("seed=16,0") == 1
+    assert [job["status"] for job in record()] == ["failed", "done"]
+    assert record()[0]["error"] == "ended with exit code 3"
+
+
+def test_an_interruption_ends_the_sweep(trained, capsys):
     assert code("seed=0,15,1") == 130
     assert [job["status"] for job in record()] == ["done", "stopped", "waiting"]
+    assert [(row["seed"], row["status"]) for row in table()] == [("0", "done"), ("15", "stopped"), ("1", "waiting")]
+    assert "1 of 3 runs done" in capsys.readouterr().out
+
+
+# ---- the table
+
+
+def table() -> list[dict]:
+    (path,) = Path("runs/sweeps").glob("*/sweep.csv")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_what_varies_best_first_and_failures_below(trained, capsys):
+    assert code("env=CartPole-v1", "seed=0,13,2", "algo=ppo,a2c") == 1
+    rows = table()
+    assert list(rows[0]) == ["seed", "algo", "return", "best_return", "seconds", "status", "run", "error"]
+    assert [(row["seed"], row["return"], row["status"]) for row in rows] == [
+        ("2", "2.5", "done"),
+        ("2", "2.5", "done"),
+        ("0", "0.5", "done"),
+        ("0", "0.5", "done"),
+        ("13", "", "failed"),
+        ("13", "", "failed"),
+    ]
+    assert rows[0]["best_return"] == "9.5"
+    assert rows[0]["seconds"] == "61"
+    assert Path(rows[0]["run"]).parent == Path("runs/ppo/CartPole-v1")
+    assert rows[-1]["error"] == "RuntimeError: diverged"
+    shown = capsys.readouterr().out.splitlines()
+    header = next(number for number, line in enumerate(shown) if line.startswith("seed  algo"))
+    assert shown[header + 1].split()[:6] == ["2", "ppo", "2.5", "9.5", "1:01", "done"]
+    assert shown[header + 6].rstrip().endswith("RuntimeError: diverged")
+
+
+def test_environments_are_not_compared(trained):
+    assert code("env=CartPole-v1,Acrobot-v1", "seed=0,2") == 0
+    assert [(row["env"], row["seed"]) for row in table()] == [
+        ("CartPole-v1", "2"),
+        ("CartPole-v1", "0"),
+        ("Acrobot-v1", "2"),
+        ("Acrobot-v1", "0"),
+    ]
+
+
+def test_what_rich_takes_for_markup_is_shown_as_it_is(capsys):
+    sweep_table.show([{"overrides": ["a=[b]"], "status": "failed", "error": "no [/red] here\nand more"}])
+    told = capsys.readouterr().out
+    assert "no [/red] here" in told
+    assert "and more" not in told
+
+
+def test_more_configurations_are_found_by_the_jobs_too(trained, tmp_path):
+    """hydra.searchpath is Hydra's own setting, and yet part of every job's configuration."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "long.yaml").write_text("# @package _global_\ntotal_steps: 77\n")
+    assert code(f"hydra.searchpath=[file://{tmp_path}/mine]", "experiment=long", "seed=0,1") == 0
+    assert [cfg.total_steps for what, cfg in trained if what == "train"] == [77, 77]
 
 
 def test_one_run_dir_for_several_runs_is_refused(trained, capsys):
     assert code("run_dir=here", "seed=0,1") == 2
     assert "run_dir=here is one folder for 2 runs" in capsys.readouterr().err
+    Path("a").mkdir(), Path("b").mkdir()
     assert code("run_dir=a,b") == 0
 
 
@@ -129,12 +205,12 @@ def test_sweeps_of_one_second_don_t_share_a_folder(trained):
     assert code("seed=0,1", "hydra.sweep.dir=sweeps/x") == 0
     assert code("seed=0,1", "hydra.sweep.dir=sweeps/x") == 0
     assert sorted(path.name for path in Path("sweeps").iterdir()) == ["x", "x_2"]
-    assert [path.name for path in Path("sweeps/x").iterdir()] == ["sweep.json"]
+    assert sorted(path.name for path in Path("sweeps/x").iterdir()) == ["sweep.csv", "sweep.json"]
 
 
 def test_an_explicit_launcher_runs_the_same_jobs(trained, capsys):
     assert code("hydra/launcher=basic", "algo=ppo,dqn", "seed=1,13") == 1
     assert [job["status"] for job in record()] == ["done", "failed", "done", "failed"]
-    assert record()[2]["run"] == "runs/dqn/1"
+    assert Path(record()[2]["run"]).parent == Path("runs/dqn/CartPole-v1")
     assert code("hydra/launcher=basik", "seed=1,2") == 2
     assert "hydra/launcher" in capsys.readouterr().err.splitlines()[-1]

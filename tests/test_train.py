@@ -13,15 +13,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.config import load_config
+from deeprl_cli.envs.testing import Chain
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluate import evaluate_run
 from deeprl_cli.run_folder import read_config, read_summary
 from deeprl_cli.tensor_files import load_weights
-from deeprl_cli.train import preflight, train
+from deeprl_cli.train import episode_notes, preflight, train
 
 QUICK = ["hardware.compile=false", "hardware.threads=1", "eval.episodes=2", "eval.final_episodes=3"]
 JOBS = {
@@ -182,3 +184,28 @@ def test_tensorboard_reads_a_run_over_http(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+class Endless(Chain):
+    """No time limit, and none of deeprl's own."""
+
+
+if "test/Endless-v0" not in gymnasium.registry:
+    gymnasium.register("test/Endless-v0", Endless)
+
+
+def test_a_run_that_may_wait_for_ever_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only where an update waits for whole episodes, and nothing ends them for certain."""
+    endless = ["algo=reinforce", "env=test/Endless-v0"]
+    (note,) = episode_notes(load_config(endless))
+    assert note.startswith("test/Endless-v0 has no time limit, and algo=reinforce waits for every episode's end")
+    assert note.endswith("give env.max_episode_steps=…")
+    for others in (
+        [*endless, "env.max_episode_steps=20"],
+        ["algo=reinforce", "env=CartPole-v1"],
+        ["algo=ppo", "env=test/Endless-v0"],
+        ["algo=reinforce", "env=ArithQA-v0"],
+    ):
+        assert episode_notes(load_config(others)) == []
+    train(load_config([*endless, *QUICK, "total_steps=8", "eval.every=0", f"run_dir={tmp_path / 'run'}"]))
+    assert note in capsys.readouterr().out.replace("\n", " ")

@@ -14,6 +14,7 @@ from torch import Tensor
 from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.ranks import share_size
 from deeprl_cli.rl.objectives import half_squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
@@ -46,6 +47,7 @@ class ActorCritic(PolicyGradient):
     reference = "deck Algorithm 2"
     Config = ActorCriticConfig
     config: ActorCriticConfig
+    per_env = ("discount",)
     discount: Tensor
 
     def __init__(self, config: ActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
@@ -55,7 +57,7 @@ class ActorCritic(PolicyGradient):
         self.actor_optimiser = Optimiser(config, config.lr_actor, [self.actor.flat])
         self.critic_optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
         # γ^t of each environment's present episode, Sutton & Barto's I; all 1 under gamma_t=false
-        self.register_buffer("discount", torch.ones(len(seeds), config.num_envs))
+        self.register_buffer("discount", torch.ones(len(seeds), share_size(config.num_envs)))
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """One pass through the inner loop for each of the rollout's steps; `rollout_length=1` is Algorithm 2."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from deeprl_cli.nets.build import starts_at_zero
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import EpsilonConfig, epsilon, epsilon_greedy
 from deeprl_cli.rl.noise import uniform
+from deeprl_cli.rl.objectives import huber
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import PolyakConfig, polyak_update, td_target
@@ -181,8 +181,3 @@ def squared(q: Tensor, y: Tensor) -> Tensor:
 def half_squared(q: Tensor, y: Tensor) -> Tensor:
     """½(y − Q̂)², the deck's mean squared error."""
     return 0.5 * (y - q).square()
-
-
-def huber(q: Tensor, y: Tensor) -> Tensor:
-    """½δ² for |δ| < 1, |δ| − ½ beyond: the deck's error with its gradient clipped to ±1 (Mnih et al. 2015)."""
-    return F.smooth_l1_loss(q, y, reduction="none")

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from deeprl_cli import ranks
 from deeprl_cli.algorithm import Metrics, NoiseSpec, PolicyGradient, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
@@ -118,6 +119,7 @@ class PPO(PolicyGradient):
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """Algorithm 8, lines 4–8. `index`: each epoch's order `(S, epochs, N)`, or bits that draw `(S, n_steps, M)`."""
         samples, metrics = self.gather_experience(rollout)
+        samples = ranks.pooled(samples, self.config.num_envs)  # every rank draws the same minibatches
         self.active.fill_(True)
         steps: list[Metrics] = []
         counts: list[Tensor] = []  # which seeds learn from a step: kl.mode=stop stops each by itself
@@ -131,7 +133,8 @@ class PPO(PolicyGradient):
             metrics["policy/kl_coef"] = self.kl_coef.clone()
         if self.config.kl.adaptive:
             with torch.no_grad():
-                kl = mean(self.policy(samples.obs).kl(self.head(samples.ref)), samples.weight)
+                m = ranks.share_of(samples)
+                kl = ranks.average(mean(self.policy(m.obs).kl(self.head(m.ref)), m.weight))
             self.kl_coef.copy_(adapt(self.kl_coef, kl, self.config.kl.aim))
         return {**metrics, **average(steps, counts)}
 
@@ -156,13 +159,14 @@ class PPO(PolicyGradient):
 
     def step(self, samples: Samples, minibatch: Tensor) -> Metrics:
         """One minibatch B of M, given by its indices `(S, M)`: lines 6–8."""
-        b, c, theta = take(samples, minibatch), self.config, self.model.views()
+        whole, c, theta = take(samples, minibatch), self.config, self.model.views()
+        b = ranks.share_of(whole)
         pi, ref, value = self.policy(b.obs, theta), self.head(b.ref), self.value(b.obs, theta)
         log_ratio = pi.log_prob(b.action) - b.log_p
         ratio = log_ratio.exp()
-        advantage = normalise(b.advantage, b.weight) if c.normalize_advantage else b.advantage
+        advantage = normalise(whole.advantage, whole.weight, whole=True) if c.normalize_advantage else whole.advantage
         eps = self.clip_eps.unsqueeze(-1)
-        surrogate = mean(self.objective(ratio, advantage, eps), b.weight)
+        surrogate = mean(self.objective(ratio, ranks.share(advantage), eps), b.weight)
         fit = mean((value - b.returns).square(), b.weight)  # procedure "Fit value function"
         entropy = mean(pi.entropy(), b.weight)
         loss = -surrogate + c.vf_coef * fit - c.ent_coef * entropy
@@ -174,7 +178,8 @@ class PPO(PolicyGradient):
 
         with torch.no_grad():
             if c.kl.mode == "stop":  # KL[π ‖ π'], this way round: the actions were drawn from π
-                self.active.logical_and_(mean(self.kl(ref, pi, b.action), b.weight) <= 1.5 * c.kl.aim)
+                kl = ranks.average(mean(self.kl(ref, pi, b.action), b.weight))
+                self.active.logical_and_(kl <= 1.5 * c.kl.aim)
             metrics["policy/kl"] = mean(k3(log_ratio), b.weight)
             metrics["policy/clip_fraction"] = mean(((ratio - 1).abs() > eps).float(), b.weight)
         metrics["optim/grad_norm"] = self.optimiser.step([self.model.gradients(loss, theta)], self.active)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deeprl_cli import ranks
 from deeprl_cli.algorithm import Metrics, NoiseSpec, PolicyGradient, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
@@ -102,6 +103,7 @@ class TRPO(PolicyGradient):
         epochs of the value's steps, for which `order` `(S, epochs, N)` shuffles the samples."""
         c = self.config
         samples, targets, metrics = self.gather_experience(rollout)
+        targets = ranks.pooled(targets, c.num_envs)  # every rank draws the same minibatches
         surrogate, g = self.gradient(samples)
         x = conjugate_gradient(lambda v: self.fisher(samples, v), g, c.cg_iterations)  # H⁻¹g
         full_step = (2 * c.max_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
@@ -142,18 +144,21 @@ class TRPO(PolicyGradient):
         """L(θ) and g = ∇L(θ)"""
         theta = self.actor.views()
         surrogate = self.surrogate(samples, theta)[0]
-        return surrogate.detach(), self.actor.gradients(surrogate, theta)
+        gain, g = ranks.average_all((surrogate.detach(), self.actor.gradients(surrogate, theta)))
+        return gain, g
 
     def fisher(self, samples: Samples, v: Tensor) -> Tensor:
         """Hv, H the Hessian of the mean KL at θ: ∇(∇KL · v); damping·v on top keeps H positive definite."""
         theta = self.actor.views()
         kl_gradient = self.actor.gradients(self.surrogate(samples, theta)[1], theta, create_graph=True)
-        return self.actor.gradients(dot(kl_gradient, v), theta) + self.config.cg_damping * v
+        return ranks.average(self.actor.gradients(dot(kl_gradient, v), theta)) + self.config.cg_damping * v
 
     def after(self, samples: Samples, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """L, mean KL and mean entropy at θ + step."""
         with torch.no_grad():
-            return self.surrogate(samples, self.actor.views(self.actor.flat + step))
+            terms = self.surrogate(samples, self.actor.views(self.actor.flat + step))
+            surrogate, kl, entropy = ranks.average_all(terms)
+            return surrogate, kl, entropy
 
     def surrogate(self, samples: Samples, theta: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(L(θ) = mean ρÂ, mean KL[π_θ ‖ π], mean entropy), each `(S,)`; to second order KL[π ‖ π_θ] is the same."""
@@ -165,7 +170,7 @@ class TRPO(PolicyGradient):
 
     def fit_value(self, targets: Targets, minibatch: Tensor) -> Metrics:
         """(V̂ − R̂)² over one minibatch, given by its indices `(S, M)`."""
-        b, w = take(targets, minibatch), self.critic.views()
+        b, w = ranks.share_of(take(targets, minibatch)), self.critic.views()
         loss = mean((self.value(b.obs, w) - b.returns).square(), b.weight)
         norm = self.optimiser.step([self.critic.gradients(loss, w)])
         return {"loss/value": loss.detach(), "optim/critic_grad_norm": norm}

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from deeprl_cli import ranks
 from deeprl_cli.data.frames import FrameMemory
 from deeprl_cli.data.replay import Replay
 from deeprl_cli.envs.observations import is_image
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import ReplayConfig, RunConfig
+from deeprl_cli.schema import ReplayConfig, RunConfig, device_of
 
 
 def make_memory(cfg: RunConfig, spec: EnvSpec, device: torch.device) -> Replay:
-    """FrameMemory for images, stacked or not; Replay for everything else."""
+    """FrameMemory for images, stacked or not; Replay for everything else. A rank's is for its own environments."""
     assert isinstance(cfg.algo, ReplayConfig)
+    capacity, num_envs = ranks.share_size(cfg.algo.buffer_capacity), ranks.share_size(cfg.algo.num_envs)
     if is_image(spec.observation_space):
         return FrameMemory(
             spec,
             cfg.seeds,
-            cfg.algo.buffer_capacity,
+            capacity,
             device,
-            num_envs=cfg.algo.num_envs,
+            num_envs=num_envs,
             stack=cfg.env.frame_stack,
         )
-    return Replay(spec, cfg.seeds, cfg.algo.buffer_capacity, device)
+    return Replay(spec, cfg.seeds, capacity, device)
 
 
 def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
@@ -32,7 +34,7 @@ def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
     if not isinstance(cfg.algo, ReplayConfig):
         return
     rows, needed = _rows(cfg.algo, cfg.total_steps), memory_bytes(cfg, spec)
-    free = free_bytes(cfg.hardware.name)
+    free = free_bytes(device_of(cfg.hardware))
     if free is not None and needed > 0.9 * free:
         fitting = int(0.8 * free / needed * rows)
         raise ConfigError(
@@ -54,9 +56,9 @@ def _rows(algo: ReplayConfig, total_steps: int) -> int:
     return min(algo.buffer_capacity, total_steps)  # rows never written take no memory
 
 
-def free_bytes(hardware: str) -> int | None:
+def free_bytes(device: str) -> int | None:
     """Memory a new allocation can take, or None where the system doesn't tell."""
-    if hardware == "cuda":
+    if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -5,10 +5,13 @@ For light environments the synchronous back-end is many times faster: a message 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -25,7 +28,10 @@ from deeprl_cli.envs.sync import replay
 
 Env = gym.Env[Any, Any]
 FAILURE = "failure"  # key in `info`: the traceback of what the environment raised
+PATIENCE = 600.0  # seconds without an answer after which an environment counts as hung
+GRACE = 5.0  # seconds that environments have to close
 _DEAD_WORKER = (EOFError, BrokenPipeError, ConnectionResetError)
+_NO_ANSWER = (*_DEAD_WORKER, multiprocessing.TimeoutError)
 
 
 class Worker(gym.Wrapper[Any, Any, Any, Any]):
@@ -76,6 +82,19 @@ class Worker(gym.Wrapper[Any, Any, Any, Any]):
         return np.zeros(self._view.shape, self._view.dtype)
 
 
+class Unbuilt(gym.Env[Any, Any]):
+    """Stands in a worker process for an environment that couldn't be built there, though it could be here: its first
+    reset tells why."""
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], trace: str) -> None:
+        self.observation_space, self.action_space, self._trace = observation_space, action_space, trace
+        assert observation_space.shape is not None
+        self._observation = np.zeros(observation_space.shape, observation_space.dtype)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self._observation, {FAILURE: self._trace}
+
+
 class AsynchronousVectorEnv(ReplayedVectorEnv):
     """N environments, one process each, observations through shared memory."""
 
@@ -90,20 +109,25 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         *,
         training: bool,
         clip_reward: bool,
+        first_env: int = 0,
     ) -> None:
-        def make_worker(parent: int = os.getpid()) -> Env:
-            if os.getpid() != parent:
-                # Ctrl-C reaches the whole process group; the parent decides when workers stop
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-            return Worker(env_id, make_env())
-
         probe = make_env()
-        action_view, space = (
-            ActionView(env_id, probe.action_space),
-            ObservationView(env_id, probe.observation_space).space,
-        )
+        action_view, env_actions = ActionView(env_id, probe.action_space), probe.action_space
+        space = ObservationView(env_id, probe.observation_space).space
         probe.close()
-        super().__init__(action_view, seeds, num_envs, training=training, clip_reward=clip_reward)
+
+        def make_worker(parent: int = os.getpid()) -> Env:
+            if os.getpid() == parent:
+                return Worker(env_id, make_env())
+            # Ctrl-C reaches the whole process group; the parent decides when workers stop
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            try:
+                return Worker(env_id, make_env())
+            except Exception:
+                return Unbuilt(space, env_actions, traceback.format_exc())
+
+        super().__init__(action_view, seeds, num_envs, training=training, clip_reward=clip_reward, first_env=first_env)
         self.spec = EnvSpec(env_id, space, action_view.space)
         try:
             self._envs = AsyncVectorEnv(
@@ -122,9 +146,10 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         assert running is None, "this back-end can't pause"
         actions = np.asarray(actions)
         try:
-            observed, reward, terminated, truncated, info = self._envs.step(self._actions.decode(actions))
-        except _DEAD_WORKER as error:
-            self._report_death(error)
+            self._envs.step_async(self._actions.decode(actions))
+            observed, reward, terminated, truncated, info = self._envs.step_wait(PATIENCE)
+        except _NO_ANSWER as error:
+            self._report(error)
         self._raise_failure(info)
         self._history.append(actions)
         self._returns = [total + gained for total, gained in zip(self._returns, reward.tolist(), strict=True)]
@@ -152,40 +177,62 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         return result
 
     def close(self) -> None:
-        if not self._envs.closed:
-            try:
-                self._envs.close(timeout=5)
-            except _DEAD_WORKER:
-                for process in self._envs.processes:
-                    process.terminate()
-                self._envs.closed = True
+        """Every environment is asked to close, wherever it is; a process that is still there after GRACE is killed."""
+        if self._envs.closed:
+            return
+        self._envs.closed = True
+        end = time.monotonic() + GRACE
+        for pipe in self._envs.parent_pipes:
+            with suppress(OSError):
+                pipe.send(("close", None))
+        for process in self._envs.processes:
+            process.join(max(0.0, end - time.monotonic()))
+            process.kill()
+            process.join()
+        for pipe in self._envs.parent_pipes:
+            pipe.close()
 
     def _reset_masked(self, seeds: list[int | None], mask: npt.NDArray[np.bool_] | None) -> Array:
         """Reset the environments of `mask` (all: None); the shared observations, stale where not reset."""
         try:
             # gymnasium pops the mask out of the dictionary: a fresh one each time
-            observed, info = self._envs.reset(seed=seeds, options=None if mask is None else {"reset_mask": mask})
-        except _DEAD_WORKER as error:
-            self._report_death(error)
+            self._envs.reset_async(seed=seeds, options=None if mask is None else {"reset_mask": mask})
+            observed, info = self._envs.reset_wait(PATIENCE)
+        except _NO_ANSWER as error:
+            self._report(error)
         self._raise_failure(info)
         return observed  # type: ignore[no-any-return]
 
     def _raise_failure(self, info: Mapping[str, Any]) -> None:
         if FAILURE in info:
             index = int(np.flatnonzero(info["_" + FAILURE])[0])
-            raise RuntimeError(f"{self._where(index)} raised:\n{info[FAILURE][index]}")
+            trace = info[FAILURE][index]
+            raise RuntimeError(f"{self._where(index)} raised {trace.strip().splitlines()[-1]}\n\n{trace}")
 
-    def _report_death(self, error: BaseException) -> NoReturn:
-        for process in self._envs.processes:
-            process.join(timeout=0.2)
-        dead = [index for index, process in enumerate(self._envs.processes) if not process.is_alive()]
-        where = self._where(dead[0]) if dead else "an environment"
-        code = f" with exit code {self._envs.processes[dead[0]].exitcode}" if dead else ""
-        raise RuntimeError(f"{where}: its process died{code}; out of memory is the usual cause") from error
+    def _report(self, error: BaseException) -> NoReturn:
+        """Raise RuntimeError naming the environments whose processes are gone, or haven't answered for too long."""
+        if isinstance(error, multiprocessing.TimeoutError):
+            silent = [index for index, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll()]
+            others = f" (nor have {len(silent) - 1} others)" if len(silent) > 1 else ""
+            where = self._where(silent[0]) if silent else self.spec.id
+            raise RuntimeError(f"{where} has not answered for {PATIENCE:g} s{others}: it hangs") from error
+        end = time.monotonic() + 1.0
+        processes = self._envs.processes
+        while all(process.is_alive() for process in processes) and time.monotonic() < end:
+            time.sleep(0.02)
+        dead = [index for index, process in enumerate(processes) if not process.is_alive()]
+        where = self._where(dead[0]) if dead else f"an environment ({self.spec.id})"
+        code = processes[dead[0]].exitcode if dead else None
+        why = "" if code is None else f" with exit code {code}"
+        memory = "; out of memory is the usual cause" if code == -signal.SIGKILL else ""
+        raise RuntimeError(f"{where}: its process died{why}{memory}") from error
 
     def _replay(self, episodes: Mapping[int, tuple[int, Array]]) -> dict[int, Array]:
-        self._envs.set_attr("replay_task", [episodes.get(index) for index in range(self.num_envs)])
-        restored = dict(enumerate(self._envs.call("replay")))
+        try:
+            self._envs.set_attr("replay_task", [episodes.get(index) for index in range(self.num_envs)])
+            restored = dict(enumerate(self._envs.call("replay")))
+        except _DEAD_WORKER as error:
+            self._report(error)
         for index, observation in restored.items():
             if isinstance(observation, str):
                 raise RuntimeError(f"{self._where(index)} raised while being restored:\n{observation}")

@@ -33,11 +33,13 @@ def make_vector_env(
     training: bool,
     groups_of: int = 1,
     own_noise: bool = False,
+    first_env: int = 0,
 ) -> VectorEnv:
     """N = len(seeds) * num_envs environments, seed-major. `training` turns on what only learning should see (reward
     clipping, lost lives as ends) and keeps training and evaluation episodes apart. `groups_of` environments in a row
     share each episode's reset, and with `own_noise` only that: what they draw afterwards is each one's own (both the
-    synchronous back-end's only).
+    synchronous back-end's only). `first_env`: how many of each seed's are another process's, and come before (not of
+    native back-ends).
 
     Raises ConfigError for everything that can't be built or acted in.
     """
@@ -54,7 +56,9 @@ def make_vector_env(
     if cfg.backend == "async":
         from deeprl_cli.envs.asynchronous import AsynchronousVectorEnv
 
-        return AsynchronousVectorEnv(cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip)
+        return AsynchronousVectorEnv(
+            cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip, first_env=first_env
+        )
     from deeprl_cli.envs.sync import SyncVectorEnv
 
     return SyncVectorEnv(
@@ -66,6 +70,7 @@ def make_vector_env(
         clip_reward=clip,
         groups_of=groups_of,
         own_noise=own_noise,
+        first_env=first_env,
     )
 
 
@@ -77,6 +82,14 @@ def draws_from_np_random(cfg: EnvConfig) -> bool:
         return getattr(env.unwrapped, "_np_random", None) is not None
     finally:
         env.close()
+
+
+def has_time_limit(cfg: EnvConfig) -> bool:
+    """Whether every episode ends, after so many steps if not before. Our own environments' do; Atari's emulator has a
+    limit of frames."""
+    registered = resolve(cfg.id)
+    own = str(registered.entry_point).startswith("deeprl_cli.")
+    return own or cfg.atari.enabled or (cfg.max_episode_steps or registered.max_episode_steps) is not None
 
 
 def env_spec(cfg: EnvConfig) -> EnvSpec:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
 
 from deeprl_cli.envs.actions import ActionView
 from deeprl_cli.envs.spec import Array
@@ -93,9 +94,11 @@ class ReplayedVectorEnv(VectorEnv):
         clip_reward: bool,
         groups_of: int = 1,
         own_noise: bool = False,
+        first_env: int = 0,
     ) -> None:
         super().__init__(seeds, num_envs, training=training, clip_reward=clip_reward)
         self.groups_of, self.own_noise = groups_of, own_noise
+        self.first_env = first_env  # of each seed: those before it are another process's
         self._actions = view
         self._history = ActionHistory(self.num_envs, view)
         self._returns = [0.0] * self.num_envs  # Python floats: 64 bits, and no numpy call a step
@@ -107,14 +110,18 @@ class ReplayedVectorEnv(VectorEnv):
 
     def _seed(self, index: int) -> int:
         """The reset seed of one environment's present episode: `groups_of` environments in a row share it."""
-        seed, env_index = self.seeds[index // self.envs_per_seed], index % self.envs_per_seed // self.groups_of
-        return episode_seed(seed, env_index, self._episodes[index], training=self.training)
+        seed, env_index = self._place(index)
+        return episode_seed(seed, env_index // self.groups_of, self._episodes[index], training=self.training)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The run seed of one environment, and its number among all of that seed's."""
+        return self.seeds[index // self.envs_per_seed], self.first_env + index % self.envs_per_seed
 
     def _noise(self, index: int) -> np.random.Generator | None:
         """Under `own_noise`, what the environment draws from after the reset that its group shares; else None."""
         if not self.own_noise:
             return None
-        seed, env_index = self.seeds[index // self.envs_per_seed], index % self.envs_per_seed
+        seed, env_index = self._place(index)
         own = episode_seed(seed, env_index, self._episodes[index], training=self.training)
         return np.random.default_rng([own, 1])  # a stream that no reset(seed=own) draws from
 
@@ -133,20 +140,31 @@ class ReplayedVectorEnv(VectorEnv):
     def _where(self, index: int) -> str:
         """One environment, its episode and step, in words."""
         step = self._history.time - int(self._history.starts[index])
-        return (
-            f"environment {index % self.envs_per_seed} of seed {self.seeds[index // self.envs_per_seed]} "
-            f"({self.spec.id}), episode {self._episodes[index]}, step {step}"
-        )
+        seed, env_index = self._place(index)
+        return f"environment {env_index} of seed {seed} ({self.spec.id}), episode {self._episodes[index]}, step {step}"
 
     def _examine(self, obs: Array, reward: Array) -> None:
         """Raise UserError naming the environment where one returned NaN or infinity: it would spoil all that learns
-        from it. Two sums find it, in the time of a fraction of a light environment's step."""
+        from it; or a number that isn't of its Discrete space. Two sums find it, in the time of a fraction of a light
+        environment's step."""
+        if obs.dtype.kind == "i":
+            self._examine_choices(obs)
         if math.isfinite(reward.sum()) and (obs.dtype.kind != "f" or math.isfinite(obs.sum())):
             return
         for what, values in (("observation", obs), ("reward", reward)):
             bad = ~np.isfinite(values.reshape(self.num_envs, -1)).all(1)
             if bad.any():  # finite numbers may have an infinite sum
                 raise UserError(f"{self._where(int(bad.argmax()))}, returned NaN or infinity in its {what}")
+
+    def _examine_choices(self, obs: Array) -> None:
+        """Raise UserError where an observation counted from 0 isn't below the number of choices there are."""
+        space = self.spec.observation_space
+        count = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else None
+        if count is None:
+            return
+        if obs.min() < 0 or (obs >= count).any():
+            bad = ((obs < 0) | (obs >= count)).reshape(self.num_envs, -1).any(1)
+            raise UserError(f"{self._where(int(bad.argmax()))}, returned an observation outside of its space {space}")
 
     def state_dict(self) -> dict[str, Any]:
         histories = [self._history.of(index) for index in range(self.num_envs)]
@@ -189,3 +207,49 @@ class ReplayedVectorEnv(VectorEnv):
                 )
         self.obs = obs
         return exceptions
+
+
+PER_ENV = ("episodes", "returns", "lengths")  # of `state_dict()`: lists with an item for each environment
+
+
+def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One `state_dict()` of several, of which each has the next few environments of every seed."""
+    own = int(states[0]["envs_per_seed"])
+    order = [
+        (state, s * own + e, actions)
+        for s in range(len(states[0]["seeds"]))
+        for state, actions in zip(states, map(_histories, states), strict=True)
+        for e in range(own)
+    ]
+    kept = [actions[n] for state, n, actions in order if state["lengths"][n] >= 0]
+    return {
+        **states[0],
+        "envs_per_seed": own * len(states),
+        **{key: [state[key][n] for state, n, _ in order] for key in PER_ENV},
+        "actions": np.concatenate(kept) if kept else None,
+        "obs": np.stack([np.asarray(state["obs"])[n] for state, n, _ in order]),
+    }
+
+
+def part(state: Mapping[str, Any], which: int, parts: int) -> dict[str, Any]:
+    """The inverse of `joined`: the state of the `which`-th of so many equal `parts` of each seed's environments."""
+    whole = int(state["envs_per_seed"])
+    own = whole // parts
+    chosen = [s * whole + which * own + e for s in range(len(state["seeds"])) for e in range(own)]
+    actions = _histories(state)
+    kept = [actions[n] for n in chosen if state["lengths"][n] >= 0]
+    return {
+        **state,
+        "envs_per_seed": own,
+        **{key: [state[key][n] for n in chosen] for key in PER_ENV},
+        "actions": np.concatenate(kept) if kept else None,
+        "obs": np.asarray(state["obs"])[chosen],
+    }
+
+
+def _histories(state: Mapping[str, Any]) -> list[Array]:
+    """The recorded actions of each environment, none where its episode is too long for that."""
+    ends = np.cumsum([max(int(length), 0) for length in state["lengths"]])
+    if state["actions"] is None:
+        return [np.zeros(0)] * len(ends)
+    return np.split(np.asarray(state["actions"]), ends[:-1])

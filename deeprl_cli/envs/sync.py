@@ -20,6 +20,7 @@ from deeprl_cli.envs.atari import LIFE_LOST
 from deeprl_cli.envs.observations import ObservationView
 from deeprl_cli.envs.replayed import ReplayedVectorEnv
 from deeprl_cli.envs.spec import Array, EnvSpec, Step
+from deeprl_cli.errors import UserError
 
 Env = gym.Env[Any, Any]
 NEVER = 1 << 62
@@ -41,6 +42,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         clip_reward: bool,
         groups_of: int = 1,
         own_noise: bool = False,
+        first_env: int = 0,
     ) -> None:
         self._envs = [make_env() for _ in range(len(seeds) * num_envs)]
         action_view = ActionView(env_id, self._envs[0].action_space, len(self._envs))
@@ -52,6 +54,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
             clip_reward=clip_reward,
             groups_of=groups_of,
             own_noise=own_noise,
+            first_env=first_env,
         )
         self._observations = ObservationView(env_id, self._envs[0].observation_space)
         self.spec = EnvSpec(env_id, self._observations.space, action_view.space)
@@ -106,11 +109,16 @@ class SyncVectorEnv(ReplayedVectorEnv):
                         ended[index] = (terminated, truncated, LIFE_LOST in info)
             else:
                 for index, step in enumerate(self._step_functions):
-                    obs[index], gained, terminated, truncated, info = step(rows[index])
+                    observation, gained, terminated, truncated, info = step(rows[index])
+                    if observation.__class__ is np.ndarray and observation.shape != view.shape:
+                        view.check(observation)  # numpy would spread it over the row
+                    obs[index] = observation
                     reward[index] = gained
                     returns[index] += float(gained)
                     if terminated or truncated:
                         ended[index] = (terminated, truncated, LIFE_LOST in info)
+        except UserError as error:
+            raise UserError(f"{self._where(index)}: {error}") from error
         except Exception as error:
             error.add_note(f"raised by {self._where(index)}")
             raise

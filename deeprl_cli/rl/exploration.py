@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.ranks import share_size
 from deeprl_cli.schema import NonNegativeFloat, PositiveFloat, UnitInterval
 
 
@@ -42,14 +43,48 @@ def epsilon(config: EpsilonConfig, progress: float) -> float:
     return float(config.start * (config.end / config.start) ** done)
 
 
+@dataclass(kw_only=True, slots=True)
+class SeveralEpsilonsConfig:
+    """Explorers that differ: each ε goes from `start` to one of `end`, dealt out in turn, over the first `fraction` of
+    the run (Mnih et al. 2016 draw theirs); `constant`: it is that one from the first step on."""
+
+    schedule: Literal["constant", "linear", "exponential"]
+    start: UnitInterval
+    end: list[UnitInterval]
+    fraction: PositiveFloat
+
+    def validate(self) -> None:
+        """Raise ConfigError where there is no ε, or the schedule can't take the values."""
+        if not self.end:
+            raise ConfigError("algo.epsilon.end=[] leaves no epsilon to explore with: give algo.epsilon.end=[0.1]")
+        if self.schedule == "exponential" and 0 in (self.start, *self.end):
+            raise ConfigError(
+                "algo.epsilon.schedule=exponential goes from and to numbers above 0: give algo.epsilon.end=[0.01], or "
+                "algo.epsilon.schedule=linear"
+            )
+
+
+def epsilons(config: SeveralEpsilonsConfig, progress: float | Tensor, first: int, count: int) -> Tensor:
+    """ε of `count` explorers, the `first`-th and those behind it, at `progress` in [0, 1] of the run, of all seeds or
+    `(S,)`: `(1, count)` or `(S, count)`."""
+    end = torch.tensor([config.end[(first + k) % len(config.end)] for k in range(count)])
+    if config.schedule == "constant":
+        return end.unsqueeze(0)
+    done = (torch.as_tensor(progress, dtype=torch.float32).reshape(-1, 1) / config.fraction).clamp_max(1.0)
+    if config.schedule == "linear":
+        return config.start + done * (end.to(done.device) - config.start)
+    return config.start * (end.to(done.device) / config.start) ** done
+
+
 def epsilon_greedy(q: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
     """Greedy with probability 1 − ε + ε/|A|, every other action ε/|A|: the random draw includes the greedy one.
 
-    q `(S, B, K)`, epsilon `(S,)`, noise uniform `(S, B, 2)`; actions `(S, B)`.
+    q `(S, B, K)`, epsilon `(S,)` or, one for each environment, `(S, B)`, noise uniform `(S, B, 2)`; actions `(S, B)`.
     """
+    epsilon = epsilon if epsilon.ndim == 2 else epsilon.unsqueeze(-1)
     num_actions = q.shape[-1]
     random = (noise[..., 1] * num_actions).long().clamp_max(num_actions - 1)
-    return torch.where(noise[..., 0] < epsilon.unsqueeze(-1), random, q.argmax(-1))
+    return torch.where(noise[..., 0] < epsilon, random, q.argmax(-1))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,12 +119,13 @@ class Exploration(nn.Module):
     leaves `x` alone.
     """
 
+    per_env = ("x",)
     sigma: Tensor
     x: Tensor
 
     def __init__(self, config: ExplorationConfig, num_seeds: int, num_envs: int, size: int) -> None:
         super().__init__()
-        self.config, self.num_envs = config, num_envs
+        self.config, self.num_envs = config, share_size(num_envs)
         kinds: dict[str, Callable[[Tensor], Tensor]] = {
             "gaussian": self.gaussian,
             "ou": self.ornstein_uhlenbeck,
@@ -98,7 +134,7 @@ class Exploration(nn.Module):
         self.noise = kinds[config.kind]
         self.register_buffer("sigma", torch.full((num_seeds,), config.sigma))
         if config.kind == "ou":
-            self.register_buffer("x", torch.zeros(num_seeds, num_envs, size))
+            self.register_buffer("x", torch.zeros(num_seeds, self.num_envs, size))
 
     def forward(self, action: Tensor, xi: Tensor) -> Tensor:
         """`xi`: standard normal numbers `(S, B, A)`. Moves the process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from deeprl_cli import ranks
 from deeprl_cli.rl.returns import reverse_scan
 
 CLIP = 10.0  # normalised values beyond this are outliers of the first moments (SB3's VecNormalize)
@@ -26,7 +27,7 @@ class RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor) -> None:
-        """Take in `x` `(S, n, *shape)`, leaving out where `weight` `(S, n)` is 0 or anything isn't finite."""
+        """Take in each rank's `x` `(S, n, *shape)`, but where `weight` `(S, n)` is 0 or anything isn't finite."""
         finite = x.isfinite().flatten(2).all(-1) if x.ndim > 2 else x.isfinite()
         weight = weight * finite  # one bad number would stay in the statistics for good
         x = x.nan_to_num(0.0, 0.0, 0.0)
@@ -35,6 +36,7 @@ class RunningStatistics(nn.Module):
         n = weight.sum(1)
         batch_mean = (x * w).sum(1) / _like(n.clamp_min(1.0), self.mean)
         batch_var = ((x - batch_mean.unsqueeze(1)).square() * w).sum(1) / _like(n.clamp_min(1.0), self.mean)
+        n, batch_mean, batch_var = ranks.merged_moments(n, batch_mean, batch_var)
         total = (self.count + n).clamp_min(1.0)
         share = _like(n / total, self.mean)
         delta = batch_mean - self.mean
@@ -54,13 +56,15 @@ class RewardScaler(nn.Module):
     The return G_t = r_t + γ(1 − e_{t−1})G_{t−1} starts afresh after every episode's end, of either kind.
     """
 
+    per_env = ("returns",)
     returns: Tensor
 
     def __init__(self, num_seeds: int, num_envs: int, gamma: float) -> None:
         super().__init__()
         self.gamma = gamma
         self.statistics = RunningStatistics(num_seeds, ())
-        self.register_buffer("returns", torch.zeros(num_seeds, num_envs))  # γ(1 − e)G of the step before
+        # γ(1 − e)G of the step before
+        self.register_buffer("returns", torch.zeros(num_seeds, ranks.share_size(num_envs)))
 
     @torch.no_grad()
     def update(self, reward: Tensor, ended: Tensor, weight: Tensor) -> None:

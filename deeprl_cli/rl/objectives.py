@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,6 +35,11 @@ def squared_error(value: Tensor, target: Tensor) -> Tensor:
 def half_squared_error(value: Tensor, target: Tensor) -> Tensor:
     """½(V̂(s) − y)² (deck, "Targets and error for the value function"): its descent is w + α(y − V̂)∇V̂."""
     return 0.5 * squared_error(value, target)
+
+
+def huber(value: Tensor, target: Tensor) -> Tensor:
+    """½δ² for |δ| < 1, |δ| − ½ beyond: the deck's error with its gradient clipped to ±1 (Mnih et al. 2015)."""
+    return F.smooth_l1_loss(value, target, reduction="none")
 
 
 VALUE_ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared_error, "half_mse": half_squared_error}

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from deeprl_cli.ranks import average_all
 from deeprl_cli.schema import AlgoConfig
 
 BETA1, BETA2 = 0.9, 0.999  # Adam (Kingma & Ba 2015)
@@ -37,14 +38,14 @@ class Optimiser(nn.Module):
         self.eps, self.clip_norm, self.clip_value = config.optim_eps, config.clip_norm, config.clip_value
         self.accumulate_steps = config.accumulate_steps
         self.initial_lr, self.schedule = lr, config.lr_schedule
-        self._params = list(params)
+        self.params: list[Tensor] = list(params)
         num_seeds = params[0].shape[0]
         self.register_buffer("lr", torch.full((num_seeds,), lr))
         self.register_buffer("steps", torch.zeros(num_seeds))
         self.register_buffer("skipped", torch.zeros(num_seeds))
         if self.accumulate_steps > 1:
             self.register_buffer("accumulated", torch.zeros(num_seeds))
-        for i, p in enumerate(self._params):
+        for i, p in enumerate(self.params):
             if self.accumulate_steps > 1:
                 self.register_buffer(f"g{i}", torch.zeros_like(p))
             if self.name == "adam":
@@ -53,6 +54,10 @@ class Optimiser(nn.Module):
                 self.register_buffer(f"v{i}", torch.zeros_like(p))
             if self.name == "rmsprop_tf":
                 self.register_buffer(f"v{i}", torch.ones_like(p))
+
+    def redirect(self, params: Sequence[Tensor]) -> None:
+        """Step these from now on, in the place of those it was made for: ones that processes share, say."""
+        self.params = list(params)
 
     def set_progress(self, progress: float | Tensor) -> None:
         """Anneal the learning rate: `progress` in [0, 1] of the run's horizon, of all seeds or `(S,)`."""
@@ -64,8 +69,9 @@ class Optimiser(nn.Module):
         """One descent step, or under `accumulate_steps=K` one in K calls, along the mean of their gradients.
 
         Gradients are clipped component by component (`clip_value`), then by their joint norm per seed (`clip_norm`).
-        Returns the norms `(S,)` of the gradients handed in.
+        Returns the norms `(S,)` of the gradients handed in, of several ranks their mean.
         """
+        gradients = average_all(gradients)
         norm = joint_norm(gradients)
         moves = norm.isfinite() if active is None else norm.isfinite() & active
         self.skipped.add_((~norm.isfinite()).float())
@@ -78,7 +84,7 @@ class Optimiser(nn.Module):
             whole = norm if self.accumulate_steps == 1 and self.clip_value is None else joint_norm(gradients)
             scale = (self.clip_norm / (whole + 1e-6)).clamp_max(1.0)
         self.steps.add_(moves)
-        for i, (p, g) in enumerate(zip(self._params, gradients, strict=True)):
+        for i, (p, g) in enumerate(zip(self.params, gradients, strict=True)):
             # a skipped seed's gradient may hold NaN, which no multiplication by zero removes
             g = torch.where(per_seed(moves, g), g * per_seed(scale, g), 0.0)
             p.sub_(per_seed(self.lr * moves, g) * self._direction(i, g, per_seed(moves, g)))

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from deeprl_cli import ranks
 from deeprl_cli.errors import ConfigError
 
 AdvantageName = Literal["gae", "td", "nstep", "mc"]
@@ -96,15 +97,19 @@ def _shifted(x: Tensor, shift: int) -> Tensor:
 
 
 def explained_variance(value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
-    """1 − Var(R − V)/Var(R) per seed, from `(S, N)`; NaN where the returns don't vary."""
-    residual = _variance(returns - value, weight)
-    total = _variance(returns, weight)
+    """1 − Var(R − V)/Var(R) per seed, from `(S, N)` of each rank; NaN where the returns don't vary."""
+    (residual_mean, residual), (total_mean, total) = moments(returns - value, weight), moments(returns, weight)
+    if ranks.size() > 1:  # in one message
+        means, variances = torch.stack((residual_mean, total_mean), -1), torch.stack((residual, total), -1)
+        residual, total = ranks.merged_moments(weight.sum(-1), means, variances)[2].unbind(-1)
     return torch.where(total > 0, 1.0 - residual / total.clamp_min(1e-12), torch.nan)
 
 
-def _variance(x: Tensor, weight: Tensor) -> Tensor:
-    centred = x - mean(x, weight).unsqueeze(-1)
-    return mean(centred * centred, weight)
+def moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of `(S, N)`, each `(S,)`."""
+    mu = mean(x, weight)
+    centred = x - mu.unsqueeze(-1)
+    return mu, mean(centred * centred, weight)
 
 
 def mean(x: Tensor, weight: Tensor) -> Tensor:
@@ -117,16 +122,22 @@ def mean(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
-    """The deck's sum over the batch in place of a mean (`reduction=sum`): weighted, `(S, B)` to `(S,)`."""
+    """The deck's sum over the batch in place of a mean (`reduction=sum`): weighted, `(S, B)` to `(S,)`.
+
+    Ranks average their gradients, so that of R of them each counts its share R times.
+    """
     assert x.shape == weight.shape
-    return (x * weight).sum(-1)
+    summed = (x * weight).sum(-1)
+    return summed if ranks.size() == 1 else ranks.size() * summed
 
 
 REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean, "sum": weighted_sum}
 
 
-def normalise(x: Tensor, weight: Tensor) -> Tensor:
-    """Zero mean and unit standard deviation over the batch `(S, B)`, per seed."""
-    centred = x - mean(x, weight).unsqueeze(-1)
-    std = (mean(centred * centred, weight) + 1e-16).sqrt().unsqueeze(-1)
-    return centred / (std + 1e-8)
+def normalise(x: Tensor, weight: Tensor, *, whole: bool = False) -> Tensor:
+    """Zero mean and unit standard deviation over the batch `(S, B)`, per seed: over all ranks' shares of it, or this
+    one's `whole` batch."""
+    mu, var = moments(x, weight)
+    if not whole:
+        _, mu, var = ranks.merged_moments(weight.sum(-1), mu, var)
+    return (x - mu.unsqueeze(-1)) / ((var + 1e-16).sqrt().unsqueeze(-1) + 1e-8)

@@ -39,7 +39,7 @@ class DemonstrationTrainer(Trainer):
 
     def iterate(self) -> None:
         if self.first_step_at is None:
-            self.first_step_at = time.time()
+            self.first_step_at = time.monotonic()
         batch = self.minibatch([lessons.take(self.batch_size) for lessons in self.lessons])
         self.algorithm.set_progress(self.steps, self.horizon)
         self.steps += self.batch_size

@@ -49,10 +49,7 @@ class EpisodeTrainer(Trainer):
             taken += torch.from_numpy(lengths).view(self.num_seeds, -1).sum(1)
             longest = max(longest, int(lengths.max()))
 
-        self.seed_progress = torch.where(active, self.seed_steps, self.seed_progress)
-        self.algorithm.set_progress(self.seed_progress, self.horizon)
-        self.seed_steps = self.seed_steps + taken
-        self.steps = int(self.seed_steps.min())
+        self.count(taken, active)
         self.iterations += 1
         time = padded(longest, self.longest)
         for rollout in self.rollouts:
@@ -60,14 +57,25 @@ class EpisodeTrainer(Trainer):
         pieces = [rollout.read(self.device, time) for rollout in self.rollouts]
         for data in pieces:
             self.policy.observe_rewards(data.reward, data.terminated, data.truncated, data.weight)
-        normalised = [self.policy.normalise(data) for data in pieces]
-        joined = Transition(
-            *(torch.cat(field, 2) if len(field) > 1 else field[0] for field in zip(*normalised, strict=True))
-        )
+        joined = self.joined(pieces)
         metrics = self.algorithm.update(joined, self.update_noise.next())
         self.learned({**metrics, TOOK_PART: active.float().to(self.device)})
         for data in pieces:
             self.policy.observe(data.obs.flatten(1, 2), data.weight.flatten(1, 2))
+
+    def joined(self, pieces: Sequence[Transition]) -> Transition:
+        """What the update sees of (sub-)episodes that followed one another: as if played side by side."""
+        normalised = [self.policy.normalise(data) for data in pieces]
+        return Transition(
+            *(torch.cat(field, 2) if len(field) > 1 else field[0] for field in zip(*normalised, strict=True))
+        )
+
+    def count(self, taken: Tensor, active: Tensor) -> None:
+        """Move schedules to where these (sub-)episodes began, and add what they `taken` `(S,)`."""
+        self.seed_progress = torch.where(active, self.seed_steps, self.seed_progress)
+        self.algorithm.set_progress(self.seed_progress, self.horizon)
+        self.seed_steps = self.seed_steps + taken
+        self.steps = int(self.seed_steps.min())
 
     def play(self, rollout: Rollout, running: np.ndarray) -> np.ndarray:
         """One (sub-)episode of every `running` environment `(N,)` into `rollout`; their lengths `(N,)`."""

@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
+from deeprl_cli import ranks
 from deeprl_cli.data.memory import make_memory
 from deeprl_cli.rl.noise import NoiseStream, bits, uniform
 from deeprl_cli.schema import ReplayConfig
@@ -32,6 +33,8 @@ class ReplayTrainer(Trainer):
         self.sample_noise = NoiseStream(seeds, "sample", draw, block=UPDATE_BLOCK, device=self.device)
 
         self.learn_from = 0  # transitions that must be there before anything is learnt
+        # each rank has a memory of its own, and would have to send it to the one that writes
+        self.memory_kept = self.cfg.checkpoint.replay and ranks.size() == 1
 
     def update_block(self) -> int:
         return UPDATE_BLOCK
@@ -54,15 +57,15 @@ class ReplayTrainer(Trainer):
 
     def minibatches(self, count: int) -> Iterator[Any]:
         for _ in range(count):
-            yield self.policy.normalise(self.memory.sample(self.sample_noise.next()["bits"]))
+            yield self.policy.normalise(self.memory.sample(ranks.share(self.sample_noise.next()["bits"])))
 
     def noise(self, count: int) -> Iterator[Mapping[str, Tensor]]:
         for _ in range(count):
-            yield self.update_noise.next()
+            yield {name: ranks.share(drawn) for name, drawn in self.update_noise.next().items()}
 
     def random_actions(self) -> np.ndarray:
         """Uniform over the action space `(N, *action)`, before there is anything to act on."""
-        drawn = self.warm_up_noise.next()["uniform"]
+        drawn = ranks.share(self.warm_up_noise.next()["uniform"])
         drawn = drawn.reshape(-1, *drawn.shape[2:])
         space = self.algorithm.spec.action_space
         if isinstance(space, Discrete):
@@ -70,7 +73,7 @@ class ReplayTrainer(Trainer):
         return (2.0 * drawn - 1.0).numpy()
 
     def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
-        return self.memory.segments() if self.cfg.checkpoint.replay else {}
+        return self.memory.segments() if self.memory_kept else {}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -78,7 +81,7 @@ class ReplayTrainer(Trainer):
             "warm_up_noise": self.warm_up_noise.state_dict(),
             "sample_noise": self.sample_noise.state_dict(),
             "learn_from": self.learn_from,
-            "memory": self.memory.state_dict() if self.cfg.checkpoint.replay else None,
+            "memory": self.memory.state_dict() if self.memory_kept else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
@@ -86,11 +89,12 @@ class ReplayTrainer(Trainer):
         self.warm_up_noise.load_state_dict(state["warm_up_noise"])
         self.sample_noise.load_state_dict(state["sample_noise"])
         self.learn_from = state["learn_from"]
-        if state["memory"] is not None:
+        if state["memory"] is not None and ranks.size() == 1:
             self.memory.load_state_dict(state["memory"], segments)
         else:
-            self.learn_from = min(max(self.algo.learning_starts, self.algo.batch_size), self.memory.capacity) - 1
+            steps = min(max(self.algo.learning_starts, self.algo.batch_size), self.algo.buffer_capacity)
+            self.learn_from = ranks.share_size(steps) - 1
             self.to.progress.message(
-                f"the checkpoint holds no replay memory: {self.learn_from + 1} steps fill it before learning goes on, "
+                f"the checkpoint holds no replay memory: {steps} steps fill it before learning goes on, "
                 "and the run won't be what it would have been"
             )

@@ -18,7 +18,7 @@ class RolloutTrainer(Trainer):
         assert isinstance(self.cfg.algo, RolloutConfig)
         self.subepisodes = self.cfg.algo.subepisodes_per_update
         self.length = self.cfg.algo.rollout_length * self.subepisodes
-        self.rollout = Rollout(self.algorithm.spec, self.num_seeds, self.length, self.num_envs)
+        self.rollout = Rollout(self.algorithm.spec, self.num_seeds, self.length, self.own_envs)
 
     def iterate(self) -> None:
         for t in range(self.length):
@@ -27,16 +27,22 @@ class RolloutTrainer(Trainer):
             step = self.env_step(actions)
             self.rollout.put(t, obs, actions, step)
             self.obs = step.obs
-        # schedules stand where the rollout began: the last update still moves
-        self.algorithm.set_progress(self.steps, self.horizon)
-        self.steps += self.length * self.num_envs
+        self.count(self.length * self.num_envs)
 
         data = self.rollout.read(self.device)
         self.policy.observe_rewards(data.reward, data.terminated, data.truncated, data.weight)
-        learnable = side_by_side(self.policy.normalise(data), self.subepisodes)
-        self.learned(self.algorithm.update(learnable, self.update_noise.next()))
+        self.learned(self.algorithm.update(self.joined(data), self.update_noise.next()))
         # after the update: the actions were drawn under the statistics that the update saw, too
         self.policy.observe(data.obs.flatten(1, 2), data.weight.flatten(1, 2))
+
+    def joined(self, data: Transition) -> Transition:
+        """What the update sees of the rollout."""
+        return side_by_side(self.policy.normalise(data), self.subepisodes)
+
+    def count(self, taken: int) -> None:
+        """Move schedules to where this rollout began, so that the last update still moves, and add its steps."""
+        self.algorithm.set_progress(self.steps, self.horizon)
+        self.steps += taken
 
 
 def side_by_side(data: Transition, count: int) -> Transition:

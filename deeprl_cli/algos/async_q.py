@@ -1,0 +1,147 @@
+"""One-step Q-learning in the manner of A3C (deck Algorithm 5; Mnih et al. 2016, Algorithm 1): gradients are summed over
+a few steps and applied at once, without a memory.
+
+In one process it is the deck's single thread. With `hardware=multiprocess`, workers apply such sums to weights they
+share, each exploring with an ε of its own; a shared step counter decides when the target is copied.
+Shapes: S seeds, T steps of a sub-episode, B environments side by side, N = T·B samples, K actions; scalars `(S, N)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from deeprl_cli.algorithm import Algorithm, Loop, Metrics, NoiseSpec, Transition, done
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.exploration import SeveralEpsilonsConfig, epsilon_greedy, epsilons
+from deeprl_cli.rl.noise import uniform
+from deeprl_cli.rl.objectives import VALUE_ERRORS, huber
+from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.returns import REDUCTIONS, mean
+from deeprl_cli.rl.targets import td_target
+from deeprl_cli.schema import (
+    AlgoConfig,
+    EpisodeConfig,
+    NetworkConfig,
+    PositiveFloat,
+    PositiveInt,
+    RolloutConfig,
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class AsyncQConfig(RolloutConfig, EpisodeConfig):
+    lock: bool  # workers update one at a time
+    subepisodes: Literal["fixed", "terminal"]
+    lr: PositiveFloat
+    target_every: PositiveInt
+    loss: Literal["huber", "mse", "half_mse"]
+    reduction: Literal["mean", "sum"]
+    epsilon: SeveralEpsilonsConfig
+
+    @property
+    def episodes_per_env(self) -> int:
+        return self.subepisodes_per_update
+
+    @property
+    def longest(self) -> int:
+        return self.rollout_length
+
+    def validate(self) -> None:
+        self.epsilon.validate()
+
+    def gradient_work(self, total_steps: int) -> tuple[int, float]:
+        return self.samples_per_update, total_steps / self.samples_per_update
+
+
+class AsyncQ(Algorithm):
+    """Q-learning from the last few steps, alone or by workers over shared weights (discrete actions)."""
+
+    loop = "episodes"
+    asynchronous = True
+    action_spaces = (Discrete,)
+    reference = "deck Algorithm 5"
+    Config = AsyncQConfig
+    config: AsyncQConfig
+    epsilon: Tensor
+    copies: Tensor
+    t: Tensor
+
+    def __init__(self, config: AsyncQConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+        super().__init__(config, network, spec, seeds)
+        assert isinstance(spec.action_space, Discrete)
+        num_actions = int(spec.action_space.n)
+        self.q = Stacked(lambda: self.make_network(num_actions), seeds, name="q")  # Q̂: S → ℝ^|A|, weights w
+        self.q_target = self.q.target()
+        self.optimiser = Optimiser(config, config.lr, [self.q.flat])
+        self.td_loss = {**VALUE_ERRORS, "huber": huber}[config.loss]
+        self.reduce = REDUCTIONS[config.reduction]
+        self.register_buffer("epsilon", torch.full((len(seeds), config.num_envs), config.epsilon.start))
+        self.register_buffer("t", torch.zeros(len(seeds), dtype=torch.int64))  # where the sub-episode at hand began
+        self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
+
+    @classmethod
+    def loop_for(cls, config: AlgoConfig) -> Loop:
+        assert isinstance(config, AsyncQConfig)
+        return "episodes" if config.subepisodes == "terminal" else "rollout"
+
+    def noise_spec(self) -> NoiseSpec:
+        return NoiseSpec(act=uniform(2), step={})
+
+    def set_progress(self, steps: int | Tensor, horizon: int) -> None:
+        super().set_progress(steps, horizon)
+        self.t.copy_(torch.as_tensor(steps))
+        B = self.config.num_envs  # noqa: N806
+        self.epsilon.copy_(epsilons(self.config.epsilon, done(steps, horizon), self.worker * B, B))
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """ε-greedy by Q̂(s), each environment with its own ε (line 3)."""
+        with torch.no_grad():
+            q: Tensor = self.q(obs)
+        if noise is None:
+            return q.argmax(-1)
+        turns = torch.arange(q.shape[1], device=q.device) % self.config.num_envs  # an evaluation may have more
+        return epsilon_greedy(q, self.epsilon[:, turns], noise)
+
+    def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        return self.step(rollout)
+
+    def step(self, rollout: Transition) -> Metrics:
+        """Lines 4–11 of Algorithm 5 for the T steps of a sub-episode: w stands still in them, so their gradients are
+        that of one loss."""
+        s, a, r, s_next, d, _, weight = (x.flatten(1, 2) for x in rollout)
+        w = self.q.views()
+        with torch.no_grad():
+            # y = r + (1 − d')γ max_a Q̂_target(s', a)                                                 (line 4)
+            y = td_target(r, d, self.q_target(s_next).amax(-1), self.config.gamma)
+        q = self.q(s, params=w).gather(-1, a.long().unsqueeze(-1)).squeeze(-1)  # Q̂(s, a)
+        loss = self.reduce(self.td_loss(q, y), weight)
+        delta = self.q.gradients(loss, w)  # δ_w ← δ_w + ∇(y − Q̂(s, a))²                              (line 5)
+        self.copy_if_due(self.t + weight.sum(1).long())  # t mod T_target-update = 0: w_target ← w    (lines 7–8)
+        # update w based on δ_w, descending; a seed that has done its share of the run stands still  (lines 9–11)
+        norm = self.optimiser.step([delta], weight.sum(1) > 0)
+        return {
+            "loss/critic": loss.detach(),
+            "q/mean": mean(q.detach(), weight),
+            "q/target_mean": mean(y, weight),
+            "optim/grad_norm": norm,
+            "explore/epsilon": self.epsilon.mean(1),
+        }
+
+    @torch.no_grad()
+    def copy_if_due(self, steps: Tensor) -> None:
+        """w_target ← w, once for each `target_every` environment steps, `(S,)` of which are done."""
+        copies = steps // self.config.target_every
+        due = (copies > self.copies).float()
+        self.q_target.flat.lerp_(self.q.flat, due.unsqueeze(-1))
+        self.copies.copy_(torch.maximum(copies, self.copies))
+
+    def counted(self, before: int, after: int, horizon: int) -> None:
+        super().counted(before, after, horizon)
+        self.copy_if_due(torch.full_like(self.copies, after))
