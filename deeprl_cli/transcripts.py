@@ -13,6 +13,7 @@ import numpy as np
 from deeprl_cli.envs.ids import metadata
 from deeprl_cli.envs.make import make_single_env
 from deeprl_cli.envs.vector import episode_seed
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluate import FRESH
 from deeprl_cli.policy import Policy
 from deeprl_cli.rl.noise import NoiseStream
@@ -30,7 +31,10 @@ class Transcript(NamedTuple):
 
 
 def has_transcripts(env_id: str) -> bool:
-    return bool(metadata(env_id).get("transcripts"))
+    try:
+        return bool(metadata(env_id).get("transcripts"))
+    except ConfigError:  # an id that EnvPool alone knows
+        return False
 
 
 def transcripts(policy: Policy, cfg: RunConfig, seed_index: int, *, stochastic: bool = False) -> list[Transcript]:

@@ -209,3 +209,13 @@ def test_a_run_that_may_wait_for_ever_says_so(tmp_path: Path, capsys: pytest.Cap
         assert episode_notes(load_config(others)) == []
     train(load_config([*endless, *QUICK, "total_steps=8", "eval.every=0", f"run_dir={tmp_path / 'run'}"]))
     assert note in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_an_environment_that_only_envpool_knows(tmp_path: Path) -> None:
+    pytest.importorskip("envpool")
+    assert "Catch-v0" not in gymnasium.registry
+    small = ["algo.num_envs=2", "algo.rollout_length=8", "algo.batch_size=16", "total_steps=32", "eval.every=0"]
+    cfg = load_config(
+        ["algo=ppo", "env=Catch-v0", "env.backend=envpool", *small, *QUICK, f"run_dir={tmp_path / 'run'}"]
+    )
+    assert read_summary(train(cfg))["status"] == "finished"
