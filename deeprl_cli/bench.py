@@ -7,7 +7,6 @@ a row that has finished and is still the same isn't run again. No torch in this 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,15 +24,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from deeprl_cli import __version__, bench_report
+from deeprl_cli import bench_report
+from deeprl_cli.bench_plan import half_done, plan_of, source_of, stale
 from deeprl_cli.bench_suite import Row, Suite, choose, load_suite
-from deeprl_cli.config import compose_values
-from deeprl_cli.config_errors import dotted_keys
 from deeprl_cli.cores import available_cores
-from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.errors import UserError
 from deeprl_cli.run_folder import atomic_write, read_summary
 
 TRAIN = (sys.executable, "-m", "deeprl_cli", "train")
+RESUME = (sys.executable, "-m", "deeprl_cli", "resume")
 POLL = 0.2  # seconds between looks at the rows that run
 PATIENCE = 60.0  # seconds that a stopped row has to end by itself
 _LOG_TAIL = 8192  # bytes
@@ -86,6 +85,7 @@ class Bench:
         self.rows = suite.rows
         self.results: dict[str, dict[str, Any]] = {}
         self.waiting: list[tuple[Row, dict[str, Any]]] = []
+        self.half_done: set[str] = set()  # of them, those whose run goes on from its checkpoint
         self.started = 0
         parts = [(part, row.name in chosen) for row in suite.rows for part in row.parts()]
         for row, wanted in parts:
@@ -104,8 +104,11 @@ class Bench:
             elif wanted:
                 _check_own(self.out / row.name)
                 self.waiting.append((row, plan))
+                goes_on = not fresh and half_done(self.out / row.name, plan)
+                if goes_on:
+                    self.half_done.add(row.name)
                 if reason:
-                    self._say(f"{row.name}: {reason}: running it again")
+                    self._say(f"{row.name}: {reason}: {'going on with it' if goes_on else 'running it again'}")
         for row, wanted in parts:
             if wanted and row.name in self.results:
                 self._say(f"{self._said(row)}{' (done before)' if 'run' in self.results[row.name] else ''}")
@@ -152,7 +155,8 @@ class Bench:
                 self._say(self._said(row))
                 return self._next(running, total)
             self._say(f"[{self.started}/{total}] {row.name}: {row.command}")
-            return Job(row, {**plan, "started_from": source_of(row, self.out)}, self.out, self._threads(row))
+            plan = {**plan, "started_from": source_of(row, self.out)}
+            return Job(row, plan, self.out, self._threads(row), row.name in self.half_done)
         return None
 
     def _threads(self, row: Row) -> int | None:
@@ -188,7 +192,7 @@ class Bench:
             return
         for job in running:
             job.stop(signal.SIGINT)
-        self._say("stopping: the rows under way will start again next time (once more to quit at once)")
+        self._say("stopping: the rows under way will go on next time (once more to quit at once)")
         end = time.monotonic() + PATIENCE
         while any(job.process.poll() is None for job in running):
             if signals.count > 1 or time.monotonic() > end:
@@ -209,22 +213,25 @@ class Bench:
 class Job:
     """A row under way: `deeprl train` in a process group of its own, so that Ctrl-C reaches it through us alone."""
 
-    def __init__(self, row: Row, plan: dict[str, Any], out: Path, threads: int | None) -> None:
+    def __init__(self, row: Row, plan: dict[str, Any], out: Path, threads: int | None, goes_on: bool = False) -> None:
         folder = out / row.name
         self.row, self.plan, self.folder, self.log = row, plan, folder, folder / "train.log"
         run = folder / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / "row.json", (json.dumps(plan, indent=2, ensure_ascii=False) + "\n").encode())
-        overrides = [*row.train_overrides, f"run_dir={_quoted(run)}"]
-        overrides += [] if row.init_from is None else [f"init_from={_quoted(out / row.init_from / 'run')}"]
-        overrides += [] if threads is None else [f"hardware.threads={threads}"]
+        if goes_on:
+            command = [*RESUME, str(run), "--trust"]  # what it names, the suite has named
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(folder / "row.json", (json.dumps(plan, indent=2, ensure_ascii=False) + "\n").encode())
+            command = [*TRAIN, *row.train_overrides, f"run_dir={_quoted(run)}"]
+            command += [] if row.init_from is None else [f"init_from={_quoted(out / row.init_from / 'run')}"]
+            command += [] if threads is None else [f"hardware.threads={threads}"]
         environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
         options: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self.began = time.monotonic()
-        with self.log.open("wb") as log:
+        with self.log.open("ab" if goes_on else "wb") as log:
             self.process = subprocess.Popen(
-                [*TRAIN, *overrides],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -262,85 +269,10 @@ class Job:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def plan_of(row: Row, out: Path) -> dict[str, Any]:
-    """All that a row's result depends on: its whole configuration, the run it starts from, and our version.
-
-    Raises ConfigError where it can't be configured so.
-    """
-    config = compose_values(row.train_overrides)
-    if row.policy == "best" and not (config.get("eval") or {}).get("every"):
-        raise ConfigError("policy: best needs evaluations to choose by, and eval.every=0: leave it out")
-    for key in ("run_dir", "checkpoint"):  # no part in the result
-        config.pop(key, None)
-    plan = {"deeprl": __version__, "train": row.train_overrides, "config": config}
-    return {**json.loads(json.dumps(plan, default=str)), "started_from": source_of(row, out)}
-
-
-def source_of(row: Row, out: Path) -> str | None:
-    """A digest of how the row that this one starts from has ended; None where it starts from none, or that hasn't."""
-    if row.init_from is None:
-        return None
-    try:
-        return hashlib.sha256((out / row.init_from / "run" / "summary.json").read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
-def stale(folder: Path, plan: Mapping[str, Any]) -> str | None:
-    """Why the row in `folder` must run: empty when it never has; None when it needn't, for it finished as planned."""
-    try:
-        before = json.loads((folder / "row.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    if not isinstance(before, dict) or not isinstance(before.get("config"), dict):
-        return "row.json is damaged"
-    if before.get("deeprl") != plan["deeprl"]:
-        return f"its result is of deeprl {before.get('deeprl')}, this is {plan['deeprl']}"
-    try:
-        summary = read_summary(folder / "run")
-    except UserError:
-        return "has not come to its end"
-    if summary.get("status") != "finished":
-        return f"{summary.get('status')} last time"
-    changes = _changes(before["config"], plan["config"])
-    if changes:
-        return f"changed since it ran ({changes})"
-    if before.get("started_from") != plan["started_from"]:
-        return "the run it starts from is another now"
-    evaluation = summary.get("eval")
-    lists = [
-        evaluation.get(key) if isinstance(evaluation, dict) else None for key in ("return_mean", "best_return_mean")
-    ]
-    times = [summary.get(key) for key in ("steps_per_second", "wall_seconds")]
-    seeds = plan["config"]["seeds"]
-    if not all(isinstance(values, list) and len(values) == seeds for values in lists) or None in times:
-        return "its summary.json is damaged"
-    return None
-
-
 def _check_own(folder: Path) -> None:
     """A run is deleted before its row starts again: it must be ours. Raises UserError."""
     if (folder / "run").exists() and not (folder / "row.json").is_file():
         raise UserError(f"{folder / 'run'}: no bench made this folder: give another --out, or move it away")
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`algo.lr: 0.001 -> 0.01`, the first three of them. A new key that is null says nothing new."""
-    was, is_now = _leaves(before), _leaves(now)
-    keys = [key for key in {**was, **is_now} if was.get(key) != is_now.get(key)]
-    told = [f"{key}: {was.get(key)} -> {is_now.get(key)}" for key in keys[:3]]
-    return ", ".join(told) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in dotted_keys(values):
-        value: Any = values
-        for part in key.split("."):
-            value = value[part] if isinstance(value, Mapping) and part in value else None
-        if not isinstance(value, Mapping):
-            found[key] = value
-    return found
 
 
 def _quoted(path: Path) -> str:

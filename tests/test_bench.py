@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deeprl_cli import bench, bench_report
+from deeprl_cli import bench, bench_plan, bench_report
 from deeprl_cli.bench_suite import choose, load_suite
 from deeprl_cli.cli import main
 from deeprl_cli.config_files import suite_names
@@ -387,16 +387,28 @@ def test_ctrl_c_ends_the_row_and_the_next_time_goes_on(folder):
     assert statuses() == {"slow": "stopped", "later": "not run"}
     assert json.loads(Path("runs/bench/mine/slow/run/summary.json").read_text())["status"] == "interrupted"
     (row,) = choose(load_suite(name), ["slow"])
-    assert bench.stale(Path("runs/bench/mine/slow"), bench.plan_of(row, Path())) == "interrupted last time"
+    folder, plan = Path("runs/bench/mine/slow"), bench_plan.plan_of(row, Path())
+    assert bench_plan.stale(folder, plan) == "interrupted last time"
+    assert bench_plan.half_done(folder, plan)
+    assert not bench_plan.half_done(folder, {**plan, "config": {**plan["config"], "total_steps": 7}})
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log, end = folder / "train.log", time.monotonic() + 60
+    while time.monotonic() < end and "goes on from step" not in log.read_text():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert "slow: interrupted last time: going on with it" in told
+    assert "goes on from step" in log.read_text()
 
 
 def test_another_version_s_result_does_not_count(folder):
-    plan = bench.plan_of(load_suite(suite(ROW)).rows[0], Path())
+    plan = bench_plan.plan_of(load_suite(suite(ROW)).rows[0], Path())
     Path("row").mkdir()
     Path("row/row.json").write_text(json.dumps({**plan, "deeprl": "0.0.1"}))
-    assert bench.stale(Path("row"), plan).startswith("its result is of deeprl 0.0.1, this is ")
+    assert bench_plan.stale(Path("row"), plan).startswith("its result is of deeprl 0.0.1, this is ")
     Path("row/row.json").write_text("{")
-    assert bench.stale(Path("row"), plan) == ""
+    assert bench_plan.stale(Path("row"), plan) == ""
 
 
 # ---- the command line around it
