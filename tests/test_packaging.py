@@ -55,7 +55,7 @@ def test_every_import_is_declared():
             if isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.append(node.module)
             for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"deeprl_cli"}:
-                sources = {canonicalize_name(source) for source in providers.get(name, [])}
+                sources = {canonicalize_name(source) for source in providers.get(name, [name])}  # itself: not installed
                 if not (sources | {extras_imports.get(name)}) & declared:
                     undeclared[name] = file.name
     assert not undeclared
