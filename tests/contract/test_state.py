@@ -87,13 +87,18 @@ def test_compiled_equals_eager(name):
     assert_compiled_equals_eager(name, None, "aot_eager")
 
 
-OTHER_PAIRS = [pair for pair in PAIRS if pair[1] != get_algorithm(pair[0]).action_spaces[0].__name__]
+# the heads of MultiDiscrete and MultiBinary are in everyone's graph as in PPO's
+OTHER_PAIRS = [
+    (name, action)
+    for name, action in PAIRS
+    if action != get_algorithm(name).action_spaces[0].__name__ and (action in ("Box", "Discrete") or name == "ppo")
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "action"), OTHER_PAIRS)
 def test_compiled_equals_eager_in_the_other_action_spaces(name, action):
-    """The same for every further action space."""
+    """The same for further action spaces."""
     assert_compiled_equals_eager(name, action, "aot_eager")
 
 
