@@ -108,10 +108,8 @@ def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
         wanted = False
         notes.append("compile: no C++ compiler found (g++ or clang++; CXX names one): running eagerly")
     precision = config.matmul_precision
-    if precision == "auto" and device == "cuda":
-        precision = "high"
-    elif precision == "auto":
-        precision = "medium" if workload.flops >= PARALLEL_FLOPS and medium_is_float32() else "highest"
+    if precision == "auto":
+        precision = "high" if device == "cuda" else "highest"
     return Hardware(device, threads, bool(wanted), precision, tuple(notes))
 
 
@@ -119,23 +117,6 @@ def apply(hardware: Hardware) -> None:
     """Set torch's process-wide switches."""
     torch.set_num_threads(hardware.threads)
     torch.set_float32_matmul_precision(hardware.matmul_precision)
-
-
-def medium_is_float32() -> bool:
-    """Whether `medium` matrix products keep float32's precision on this processor.
-
-    On processors without matrix units it only selects another library, faster for large products; with them it may
-    compute in bfloat16, which must not happen unasked.
-    """
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 256, 256, generator=generator)
-    exact, before = a.double() @ b.double(), torch.get_float32_matmul_precision()
-    errors = {}
-    for precision in ("highest", "medium"):
-        torch.set_float32_matmul_precision(precision)
-        errors[precision] = (a @ b - exact).abs().max().item()
-    torch.set_float32_matmul_precision(before)
-    return bool(errors["medium"] < 10 * errors["highest"])
 
 
 def find_compiler() -> str | None:

@@ -27,7 +27,7 @@ def test_large_and_long_runs_use_all_cores_and_compile(monkeypatch: pytest.Monke
     monkeypatch.setattr(hardware, "available_cores", lambda: 6)
     monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
     resolved = resolve(AUTO, LARGE)
-    assert (resolved.threads, resolved.compile) == (6, True)
+    assert (resolved.threads, resolved.compile, resolved.matmul_precision) == (6, True, "highest")
 
 
 def test_auto_sees_the_cores_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,17 +50,6 @@ def test_what_is_asked_for_is_taken() -> None:
     resolved = resolve(asked, LARGE)
     assert (resolved.threads, resolved.compile, resolved.matmul_precision) == (3, False, "high")
     assert resolved.notes == ()
-
-
-def test_medium_is_refused_where_it_isnt_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "medium_is_float32", lambda: False)
-    assert resolve(AUTO, LARGE).matmul_precision == "highest"
-
-
-def test_the_precision_check_leaves_the_setting_alone() -> None:
-    before = torch.get_float32_matmul_precision()
-    hardware.medium_is_float32()
-    assert torch.get_float32_matmul_precision() == before
 
 
 class Counter(nn.Module):

@@ -6,7 +6,7 @@ Every quantity that can differ by seed (learning rate, step count, whether it st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class Optimiser(nn.Module):
     steps: Tensor
     skipped: Tensor
     accumulated: Tensor
+    beta1_power: Tensor
+    beta2_power: Tensor
 
     def __init__(self, config: AlgoConfig, lr: float, params: Sequence[nn.Parameter]) -> None:
         super().__init__()
@@ -45,6 +47,9 @@ class Optimiser(nn.Module):
         self.register_buffer("skipped", torch.zeros(num_seeds))
         if self.accumulate_steps > 1:
             self.register_buffer("accumulated", torch.zeros(num_seeds))
+        if self.name == "adam":  # kept as products: fused into the step, a power would be taken for every few weights
+            self.register_buffer("beta1_power", torch.ones(num_seeds))
+            self.register_buffer("beta2_power", torch.ones(num_seeds))
         for i, p in enumerate(self.params):
             if self.accumulate_steps > 1:
                 self.register_buffer(f"g{i}", torch.zeros_like(p))
@@ -58,6 +63,21 @@ class Optimiser(nn.Module):
     def redirect(self, params: Sequence[Tensor]) -> None:
         """Step these from now on, in the place of those it was made for: ones that processes share, say."""
         self.params = list(params)
+
+    @torch.no_grad()
+    def set_counts(self, steps: Tensor, skipped: Tensor) -> None:
+        """Take over the counts `(S,)` of updates that others made, and all that follows from them."""
+        self.steps.copy_(steps)
+        self.skipped.copy_(skipped)
+        if self.name == "adam":
+            self.beta1_power.copy_(BETA1**self.steps)
+            self.beta2_power.copy_(BETA2**self.steps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if self.name == "adam" and f"{prefix}beta1_power" not in state_dict:  # a checkpoint of the first versions
+            steps = state_dict[f"{prefix}steps"]
+            state_dict |= {f"{prefix}beta1_power": BETA1**steps, f"{prefix}beta2_power": BETA2**steps}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def set_progress(self, progress: float | Tensor) -> None:
         """Anneal the learning rate: `progress` in [0, 1] of the run's horizon, of all seeds or `(S,)`."""
@@ -84,6 +104,9 @@ class Optimiser(nn.Module):
             whole = norm if self.accumulate_steps == 1 and self.clip_value is None else joint_norm(gradients)
             scale = (self.clip_norm / (whole + 1e-6)).clamp_max(1.0)
         self.steps.add_(moves)
+        if self.name == "adam":
+            self.beta1_power.mul_(torch.where(moves, BETA1, 1.0))
+            self.beta2_power.mul_(torch.where(moves, BETA2, 1.0))
         for i, (p, g) in enumerate(zip(self.params, gradients, strict=True)):
             # a skipped seed's gradient may hold NaN, which no multiplication by zero removes
             g = torch.where(per_seed(moves, g), g * per_seed(scale, g), 0.0)
@@ -114,9 +137,9 @@ class Optimiser(nn.Module):
         m.lerp_(g, (1 - BETA1) * moves)
         v.lerp_(g * g, (1 - BETA2) * moves)
         # clamp: a seed that has never stepped has nothing to correct, and its direction is masked anyway
-        steps = self.steps.clamp_min(1.0)
-        correction1, correction2 = 1 - BETA1**steps, 1 - BETA2**steps
-        return (m / per_seed(correction1, g)) / ((v / per_seed(correction2, g)).sqrt() + self.eps)
+        correction1 = per_seed((1 - self.beta1_power).clamp_min(1 - BETA1), g)
+        correction2 = per_seed((1 - self.beta2_power).clamp_min(1 - BETA2), g)
+        return (m / correction1) / ((v / correction2).sqrt() + self.eps)
 
 
 def joint_norm(gradients: Sequence[Tensor]) -> Tensor:

@@ -216,8 +216,7 @@ class AsynchronousTrainer(Trainer):
             tensor.copy_(fresh[name])
         for i, optimiser in enumerate(self.algorithm.optimisers()):
             optimiser.set_progress(done(steps, self.horizon))
-            optimiser.steps.fill_(float(self.shared.updates[:, i].sum()))
-            optimiser.skipped.fill_(float(self.shared.skipped[:, i].sum()))
+            optimiser.set_counts(self.shared.updates[:, i].sum(), self.shared.skipped[:, i].sum())
 
     def log(self) -> None:
         self.snapshot()

@@ -226,8 +226,7 @@ class Desk:
             self.shared_algorithm.counted(before, before + taken, self.horizon)
             self.shared.steps.fill_(before + taken)
         for i, optimiser in enumerate(self.algorithm.optimisers()):
-            optimiser.steps.fill_(float(self.shared.updates[:, i].sum()))
-            optimiser.skipped.fill_(float(self.shared.skipped[:, i].sum()))
+            optimiser.set_counts(self.shared.updates[:, i].sum(), self.shared.skipped[:, i].sum())
         self._before = [(float(o.steps), float(o.skipped)) for o in self.algorithm.optimisers()]
         return before
 

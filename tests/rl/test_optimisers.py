@@ -178,3 +178,25 @@ def test_rmsprop_tf_by_hand():
     optimiser.step([torch.tensor([[-1.0], [-1.0]])], torch.tensor([True, False]))
     torch.testing.assert_close(between - p, torch.tensor([[-1 / 1.1297**0.5], [0.0]]))
     torch.testing.assert_close(optimiser.v0, torch.tensor([[1.0297], [1.03]]))
+
+
+@pytest.mark.parametrize("how", ["told of steps that others made", "from a checkpoint without the powers of beta"])
+def test_adam_knows_its_corrections_from_the_count_of_steps(how):
+    """Ours keeps β₁ᵗ and β₂ᵗ; where only t is known, they follow from it: the next step is the same."""
+    (walked, own), (told, other) = make(), make()
+    for step in range(5):
+        walked.step(gradients(step), torch.tensor([True, step < 3]))
+    state = walked.state_dict()
+    powers = {name: state.pop(name) for name in ("beta1_power", "beta2_power")}
+    if how.startswith("told"):
+        told.load_state_dict({**state, **{name: torch.ones(2) for name in powers}})
+        told.set_counts(walked.steps, walked.skipped)
+    else:
+        told.load_state_dict(state)
+    for p, q in zip(own, other, strict=True):
+        q.data.copy_(p.data)
+    walked.step(gradients(5))
+    told.step(gradients(5))
+    torch.testing.assert_close(told.beta1_power, torch.tensor([0.9**6, 0.9**4]))
+    for p, q in zip(own, other, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)  # in float32 a product of t factors isn't the power
