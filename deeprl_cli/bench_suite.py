@@ -16,7 +16,7 @@ import yaml
 
 from deeprl_cli.config_files import config_dir, suite_names
 from deeprl_cli.errors import ConfigError, UserError, did_you_mean
-from deeprl_cli.schema import PositiveInt, build
+from deeprl_cli.typed import PositiveInt, build
 
 # What a row of any suite may leave out: the protocol of our acceptance bars. A suite's own `defaults` come before it.
 PROTOCOL: dict[str, Any] = {

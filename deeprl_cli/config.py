@@ -26,7 +26,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deeprl_cli import config_search, registry, schema
+from deeprl_cli import config_search, registry, typed
 from deeprl_cli.config_errors import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config_files import GROUPS, config_dir, group_options
 from deeprl_cli.errors import ConfigError, did_you_mean, nearest
@@ -64,8 +64,8 @@ def build_run_config(values: dict[str, Any]) -> RunConfig:
     algo = values.get("algo")
     if not isinstance(algo, dict) or not isinstance(algo.get("name"), str):
         raise ConfigError("missing value for 'algo': choose one, for example algo=ppo")
-    config = schema.build(registry.get_algorithm(algo["name"]).Config, algo, "algo")
-    run = schema.build(RunConfig, {**values, "algo": config})
+    config = typed.build(registry.get_algorithm(algo["name"]).Config, algo, "algo")
+    run = typed.build(RunConfig, {**values, "algo": config})
     run.algo.validate()
     _check_features(run.network)
     return run

@@ -22,7 +22,7 @@ from typing import Any
 
 from deeprl_cli.cores import available_cores
 from deeprl_cli.errors import ConfigError, UserError
-from deeprl_cli.schema import NonNegativeFloat, PositiveFloat, PositiveInt, build
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt, build
 
 POLL = 0.2  # seconds between looks at what runs
 OBJECT_STORE = 100_000_000  # bytes that Ray takes for objects; jobs share none

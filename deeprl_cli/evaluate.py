@@ -26,8 +26,9 @@ from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.registry import get_algorithm
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.run_folder import find_run, read_config
-from deeprl_cli.schema import EnvConfig, RunConfig, build
+from deeprl_cli.schema import EnvConfig, RunConfig
 from deeprl_cli.tensor_files import load_weights
+from deeprl_cli.typed import build
 
 EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from deeprl_cli.compile_cache import remove_half_made
 from deeprl_cli.cores import available_cores as available_cores
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import HardwareConfig, MultiprocessConfig, PositiveInt, build, device_of
+from deeprl_cli.schema import HardwareConfig, MultiprocessConfig, device_of
+from deeprl_cli.typed import PositiveInt, build
 
 PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has woken up
 MAX_THREADS = 8  # small matrices gain nothing from more

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from deeprl_cli import config, ranks, schema
+from deeprl_cli import config, ranks, typed
 from deeprl_cli import hardware as hw
 from deeprl_cli.checkpoint import Checkpoint, load_checkpoint, manifests
 from deeprl_cli.config_files import config_dir, group_options
@@ -70,7 +70,7 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
     Schedules keep the horizon the run started with, unless `horizon` is given.
     """
-    values = schema.to_plain(before)
+    values = typed.to_plain(before)
     for override in config.parse(overrides):
         key, text = override.key_or_group, str(override.input_line)
         head, *rest = key.split(".")
@@ -94,7 +94,7 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
     if values["total_steps"] != before.total_steps and values["horizon"] == before.horizon:
         values["horizon"] = before.horizon or before.total_steps
     values |= {"algo": before.algo, "env": before.env, "network": before.network}
-    return schema.build(RunConfig, values)
+    return typed.build(RunConfig, values)
 
 
 def _of_hardware(name: str, before: dict[str, Any]) -> dict[str, Any]:

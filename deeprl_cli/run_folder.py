@@ -19,7 +19,8 @@ import yaml
 
 from deeprl_cli import __version__, config_format
 from deeprl_cli.errors import UserError
-from deeprl_cli.schema import RunConfig, to_plain
+from deeprl_cli.schema import RunConfig
+from deeprl_cli.typed import to_plain
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"

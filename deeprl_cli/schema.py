@@ -1,4 +1,4 @@
-"""The typed shape of a run's configuration, and the one function that turns plain mappings into it.
+"""The typed shape of a run's configuration; `typed.py` turns plain mappings into it.
 
 Dataclass fields carry types and ranges only: each default stands once, in `configs/`, beside its source.
 Nothing here knows Hydra; `config.py` hands over plain dictionaries.
@@ -6,39 +6,11 @@ Nothing here knows Hydra; `config.py` hands over plain dictionaries.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from deeprl_cli.errors import ConfigError, did_you_mean
-
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number, both inclusive unless said otherwise."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (value > self.low if self.open_low else value >= self.low) and value <= self.high
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"{'greater than' if self.open_low else 'at least'} {self.low:g}"
-        return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
-
-
-PositiveInt = Annotated[int, Range(1)]
-NonNegativeInt = Annotated[int, Range(0)]
-PositiveFloat = Annotated[float, Range(0, open_low=True)]
-NonNegativeFloat = Annotated[float, Range(0)]
-UnitInterval = Annotated[float, Range(0, 1)]
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.typed import VARIANTS, NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -244,6 +216,22 @@ class EpisodeConfig(AlgoConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class SubepisodeConfig(RolloutConfig, EpisodeConfig):
+    """What algorithms share whose stretches of T steps may end where an episode does, and wait for one another."""
+
+    @property
+    def episodes_per_env(self) -> int:
+        return self.subepisodes_per_update
+
+    @property
+    def longest(self) -> int:
+        return self.rollout_length
+
+    def gradient_work(self, total_steps: int) -> tuple[int, float]:
+        return self.samples_per_update, total_steps / self.samples_per_update
+
+
+@dataclass(kw_only=True, slots=True)
 class DemonstrationConfig(AlgoConfig):
     """What algorithms that learn from demonstrations share. Steps count demonstrated ones."""
 
@@ -298,99 +286,4 @@ class RunConfig:
         return list(range(self.seed, self.seed + self.seeds))
 
 
-VARIANTS: dict[type, Mapping[str, type]] = {NetworkConfig: NETWORKS, HardwareConfig: HARDWARE}  # by their `name`
-T = TypeVar("T")
-
-
-def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """An instance of dataclass `cls` from a plain mapping, every key and value checked.
-
-    Raises ConfigError naming the full key (`path`.key), the nearest valid key, or the type or range expected.
-    """
-    fields = typing.get_type_hints(cls, include_extras=True)
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"unknown key '{_join(path, key)}'{did_you_mean(str(key), fields)}")
-    missing = [key for key in fields if key not in values]
-    if missing:
-        raise ConfigError(f"missing value for '{_join(path, missing[0])}': give {_join(path, missing[0])}=…")
-    return cls(**{key: _value(kind, values[key], _join(path, key)) for key, kind in fields.items()})
-
-
-def to_plain(config: Any) -> Any:
-    """The inverse of `build`: nested dictionaries, lists and scalars, in field order."""
-    return dataclasses.asdict(config)
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _value(kind: Any, value: Any, path: str) -> Any:
-    """`value` as `kind`, or ConfigError."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Annotated:
-        inner = _value(args[0], value, path)
-        if inner not in args[1]:
-            raise ConfigError(f"{path}={_show(value)}: must be {args[1]}")
-        return inner
-    if origin in (typing.Union, types.UnionType):
-        return _first_fitting(args, value, path)
-    if origin is Literal:
-        if value in args and type(value) in {type(arg) for arg in args}:
-            return value
-        options = ", ".join(str(arg) for arg in args)
-        raise ConfigError(f"{path}={_show(value)}: must be one of {options}{did_you_mean(str(value), map(str, args))}")
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if isinstance(value, kind):
-            return value  # built already: an algorithm's own, richer Config
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={_show(value)}: must be a group of values, for example {path}.{_first(kind)}=…")
-        if kind in VARIANTS:
-            kind = VARIANTS[kind][_value(typing.get_type_hints(kind)["name"], value.get("name"), f"{path}.name")]
-        return build(kind, value, path)
-    if origin is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{path}={_show(value)}: must be a list, for example '{path}=[64,64]'")
-        return [_value(args[0], item, f"{path}[{index}]") for index, item in enumerate(value)]
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={_show(value)}: must be a mapping, for example '{path}={{key:value}}'")
-        return dict(value)
-    return _scalar(kind, value, path)
-
-
-def _scalar(kind: Any, value: Any, path: str) -> Any:
-    if kind is Any:
-        return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)  # 1e6 is a float in YAML and an honest count
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
-    raise ConfigError(f"{path}={_show(value)}: must be {names.get(kind, str(kind))}")
-
-
-def _first_fitting(options: tuple[Any, ...], value: Any, path: str) -> Any:
-    """The first member of a union that takes `value`; a range error says more than 'none of these'."""
-    errors: list[ConfigError] = []
-    for option in options:
-        try:
-            return _value(option, value, path)
-        except ConfigError as error:
-            errors.append(error)
-    ranged = [error for error in errors if "must be at least" in str(error) or "must be in" in str(error)]
-    if ranged:
-        raise ranged[0]
-    kinds = " or ".join(str(error).rpartition("must be ")[2] for error in errors)
-    raise ConfigError(f"{path}={_show(value)}: must be {kinds}")
-
-
-def _first(kind: type) -> str:
-    return dataclasses.fields(kind)[0].name
-
-
-def _show(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+VARIANTS[NetworkConfig], VARIANTS[HardwareConfig] = NETWORKS, HARDWARE

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from deeprl_cli import cores, registry, schema
+from deeprl_cli import cores, registry, typed
 from deeprl_cli.errors import UserError
 from deeprl_cli.run_folder import atomic_write, read_summary, reserve_folder
 from deeprl_cli.schema import RunConfig
@@ -94,7 +94,7 @@ def write_plan(folder: Path, configs: list[RunConfig], share: int | None) -> Non
         "host": socket.gethostname(),
         "cores": share,
         "openmp": "OMP_NUM_THREADS" not in os.environ,  # what the user has set stays
-        "jobs": [schema.to_plain(cfg) for cfg in configs],
+        "jobs": [typed.to_plain(cfg) for cfg in configs],
     }
     atomic_write(folder / PLAN, json.dumps(plan).encode())
 
@@ -113,8 +113,8 @@ def run_job(folder: str, number: int) -> None:
         with _output_to(log), _asked_to_stop(place / STOP):
             _settle(plan)
             values = plan["jobs"][number]
-            algo = schema.build(registry.get_algorithm(values["algo"]["name"]).Config, values["algo"], "algo")
-            outcome = attempt(schema.build(RunConfig, {**values, "algo": algo}))
+            algo = typed.build(registry.get_algorithm(values["algo"]["name"]).Config, values["algo"], "algo")
+            outcome = attempt(typed.build(RunConfig, {**values, "algo": algo}))
             if outcome["status"] == "failed":
                 print(outcome.get("traceback") or f"deeprl: {outcome['error']}", file=sys.stderr)
     except Exception as error:  # the folder isn't here, or can't be written

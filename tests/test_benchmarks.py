@@ -31,7 +31,7 @@ def load(name):
 
 
 speed, peers = load("speed"), load("peers")
-kill_resume, memory = load("kill_resume"), load("memory")
+kill_resume, memory, checkpoint_stall = load("kill_resume"), load("memory"), load("checkpoint_stall")
 
 
 @pytest.mark.parametrize("name", speed.JOBS)
@@ -181,3 +181,14 @@ def test_table_of_back_ends():
     lines = backends.markdown([stepping, training]).splitlines()
     assert lines[2] == "| CartPole-v1 | 8 | **110k** (9.00k–150k) | 8.00k | 12.3k (12.3k–12.3k) | – |"
     assert lines[-1] == "| CartPole-v1 | 8 | – | – | – | – |"
+
+
+def test_only_what_is_new_since_the_last_checkpoint_is_written(tmp_path, capsys):
+    """The figures of checkpoint_stall.py: a full memory once, then about the share that is new."""
+    assert checkpoint_stall.main(["--rows", "200000", "--folder", str(tmp_path), "--json"]) == 0
+    whole, *later = json.loads(capsys.readouterr().out)
+    assert whole["new_rows"] == 200_000
+    assert whole["mib"] > 30  # 17 + 17 + 6 numbers and more, four bytes each
+    assert all(row["milliseconds"] > 0 for row in (whole, *later))
+    assert later[0]["mib"] < later[-1]["mib"] < whole["mib"]  # whole segments of 65,536 transitions
+    assert list(tmp_path.iterdir()) == []

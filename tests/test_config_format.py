@@ -18,8 +18,8 @@ from deeprl_cli.config_format import ADDED, FORMAT, KEY, up_to_date
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.evaluate import read_run
 from deeprl_cli.run_folder import read_config, read_summary
-from deeprl_cli.schema import to_plain
 from deeprl_cli.train import train
+from deeprl_cli.typed import to_plain
 from tests.contract.harness import short_run
 
 OLD = sorted((Path(__file__).parent / "old_configs").glob("*.yaml"))

@@ -7,7 +7,7 @@ import pytest
 from deeprl_cli.config import compose_choices, load_config
 from deeprl_cli.config_errors import dotted_keys
 from deeprl_cli.config_files import group_options
-from deeprl_cli.schema import to_plain
+from deeprl_cli.typed import to_plain
 
 EXPERIMENTS = group_options("experiment")
 DECK = [name for name in EXPERIMENTS if name.startswith("deck/")]

@@ -15,12 +15,12 @@ CONFIG = {"cli", "config", "config_errors", "config_explain", "config_files", "c
 
 # of the package's own modules, what each part may import besides itself
 ALLOWED = {
-    "algos": {"algorithm", "registry", "rl", "nets", "ranks", "schema", "errors", "envs.spec"},
-    "algorithm": {"registry", "rl", "nets", "schema", "errors", "envs.spec"},
-    "rl": {"nets", "ranks", "schema", "errors", "seeding"},
-    "nets": {"schema", "errors", "seeding"},
-    "data": {"algorithm", "rl", "nets", "envs", "ranks", "schema", "errors"},
-    "envs": {"schema", "errors"},
+    "algos": {"algorithm", "registry", "rl", "nets", "ranks", "schema", "typed", "errors", "envs.spec"},
+    "algorithm": {"registry", "rl", "nets", "schema", "typed", "errors", "envs.spec"},
+    "rl": {"nets", "ranks", "schema", "typed", "errors", "seeding"},
+    "nets": {"schema", "typed", "errors", "seeding"},
+    "data": {"algorithm", "rl", "nets", "envs", "ranks", "schema", "typed", "errors"},
+    "envs": {"schema", "typed", "errors"},
     "trainers": {
         "algorithm",
         "rl",
@@ -38,17 +38,19 @@ ALLOWED = {
         "registry",  # a worker builds an algorithm of its own, by name
         "seeding",
         "schema",
+        "typed",
         "errors",
     },
     "checkpoint": {"run_folder", "tensor_files", "errors"},
     "tensor_files": {"run_folder", "errors"},
     "logger": {"run_folder", "errors"},
-    "hardware": {"schema", "errors", "cores", "compile_cache"},
+    "hardware": {"schema", "typed", "errors", "cores", "compile_cache"},
     "compile_cache": set(),
-    "policy": {"algorithm", "rl", "ranks", "envs.spec", "schema", "errors"},
+    "policy": {"algorithm", "rl", "ranks", "envs.spec", "schema", "typed", "errors"},
     "ranks": set(),
     "weights_chain": {"errors"},
-    "schema": {"errors"},
+    "schema": {"typed", "errors"},
+    "typed": {"errors"},
     "errors": set(),
 }
 
@@ -173,6 +175,7 @@ QUICK = [
     "cli",
     "errors",
     "schema",
+    "typed",
     "registry",
     "config",
     "config_errors",

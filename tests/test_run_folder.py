@@ -14,7 +14,7 @@ import pytest
 from deeprl_cli import run_folder as module
 from deeprl_cli.errors import UserError
 from deeprl_cli.run_folder import create_run_folder, find_run, read_config, read_summary, slug, write_summary
-from deeprl_cli.schema import to_plain
+from deeprl_cli.typed import to_plain
 
 
 @dataclass

@@ -18,7 +18,7 @@ import pytest
 from deeprl_cli import engines
 from deeprl_cli.cli import main
 from deeprl_cli.cores import available_cores
-from deeprl_cli.schema import build
+from deeprl_cli.typed import build
 
 ROOT = Path(__file__).parent.parent
 MARK = "DEEPRL_TEST_MARK"

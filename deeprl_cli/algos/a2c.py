@@ -25,20 +25,12 @@ from deeprl_cli.rl.returns import (
     mean,
     normalise,
 )
-from deeprl_cli.schema import (
-    AlgoConfig,
-    EpisodeConfig,
-    NetworkConfig,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    RolloutConfig,
-    UnitInterval,
-)
+from deeprl_cli.schema import AlgoConfig, NetworkConfig, SubepisodeConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
-class A2CConfig(RolloutConfig, EpisodeConfig):
+class A2CConfig(SubepisodeConfig):
     subepisodes: Literal["fixed", "terminal"]
     lr: PositiveFloat
     advantage: AdvantageName
@@ -51,19 +43,8 @@ class A2CConfig(RolloutConfig, EpisodeConfig):
     vf_coef: NonNegativeFloat
     ent_coef: NonNegativeFloat
 
-    @property
-    def episodes_per_env(self) -> int:
-        return self.subepisodes_per_update
-
-    @property
-    def longest(self) -> int:
-        return self.rollout_length
-
     def validate(self) -> None:
         check_advantage(self.advantage, self.nstep)
-
-    def gradient_work(self, total_steps: int) -> tuple[int, float]:
-        return self.samples_per_update, total_steps / self.samples_per_update
 
 
 class A2C(PolicyGradient):

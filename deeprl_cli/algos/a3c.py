@@ -21,27 +21,17 @@ from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.rl.objectives import squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, advantage_estimator, explained_variance, mean
-from deeprl_cli.schema import EpisodeConfig, NetworkConfig, NonNegativeFloat, PositiveFloat, RolloutConfig
+from deeprl_cli.schema import NetworkConfig, SubepisodeConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
-class A3CConfig(RolloutConfig, EpisodeConfig):
+class A3CConfig(SubepisodeConfig):
     lock: bool  # workers update one at a time
     lr: PositiveFloat
     reduction: Literal["mean", "sum"]
     vf_coef: NonNegativeFloat
     ent_coef: NonNegativeFloat
-
-    @property
-    def episodes_per_env(self) -> int:
-        return self.subepisodes_per_update
-
-    @property
-    def longest(self) -> int:
-        return self.rollout_length
-
-    def gradient_work(self, total_steps: int) -> tuple[int, float]:
-        return self.samples_per_update, total_steps / self.samples_per_update
 
 
 class A3C(PolicyGradient):

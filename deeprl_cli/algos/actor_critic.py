@@ -19,7 +19,8 @@ from deeprl_cli.rl.objectives import half_squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import td_target
-from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, RolloutConfig
+from deeprl_cli.schema import NetworkConfig, RolloutConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)

@@ -25,18 +25,12 @@ from deeprl_cli.rl.objectives import VALUE_ERRORS, huber
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, mean
 from deeprl_cli.rl.targets import td_target
-from deeprl_cli.schema import (
-    AlgoConfig,
-    EpisodeConfig,
-    NetworkConfig,
-    PositiveFloat,
-    PositiveInt,
-    RolloutConfig,
-)
+from deeprl_cli.schema import AlgoConfig, NetworkConfig, SubepisodeConfig
+from deeprl_cli.typed import PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
-class AsyncQConfig(RolloutConfig, EpisodeConfig):
+class AsyncQConfig(SubepisodeConfig):
     lock: bool  # workers update one at a time
     subepisodes: Literal["fixed", "terminal"]
     lr: PositiveFloat
@@ -45,19 +39,8 @@ class AsyncQConfig(RolloutConfig, EpisodeConfig):
     reduction: Literal["mean", "sum"]
     epsilon: SeveralEpsilonsConfig
 
-    @property
-    def episodes_per_env(self) -> int:
-        return self.subepisodes_per_update
-
-    @property
-    def longest(self) -> int:
-        return self.rollout_length
-
     def validate(self) -> None:
         self.epsilon.validate()
-
-    def gradient_work(self, total_steps: int) -> tuple[int, float]:
-        return self.samples_per_update, total_steps / self.samples_per_update
 
 
 class AsyncQ(Algorithm):

@@ -16,7 +16,8 @@ from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema import DemonstrationConfig, NetworkConfig, PositiveFloat
+from deeprl_cli.schema import DemonstrationConfig, NetworkConfig
+from deeprl_cli.typed import PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)

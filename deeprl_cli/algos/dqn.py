@@ -27,7 +27,8 @@ from deeprl_cli.rl.objectives import huber
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import PolyakConfig, polyak_update, td_target
-from deeprl_cli.schema import NetworkConfig, PositiveFloat, PositiveInt
+from deeprl_cli.schema import NetworkConfig
+from deeprl_cli.typed import PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)

@@ -24,7 +24,8 @@ from deeprl_cli.rl.kl import ESTIMATORS, k3
 from deeprl_cli.rl.objectives import clip_objective
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema import EpisodeConfig, NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema import EpisodeConfig, NetworkConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt
 
 TYPICAL_LENGTH = 16  # steps of an episode, where only the order of magnitude matters
 

@@ -29,7 +29,8 @@ from deeprl_cli.rl.returns import (
     normalise,
 )
 from deeprl_cli.rl.targets import polyak_update
-from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt, RolloutConfig, UnitInterval
+from deeprl_cli.schema import NetworkConfig, RolloutConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)

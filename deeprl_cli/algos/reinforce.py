@@ -18,7 +18,8 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, explained_variance, mean, normalise, reverse_scan
-from deeprl_cli.schema import EpisodeConfig, NetworkConfig, NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema import EpisodeConfig, NetworkConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt
 
 TYPICAL_LENGTH = 200  # steps of an episode, for guessing the work of a run
 

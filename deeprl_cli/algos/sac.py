@@ -23,7 +23,8 @@ from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import PolyakConfig, critic_losses, polyak_update, q_values, td_target
-from deeprl_cli.schema import NetworkConfig, NonNegativeFloat, PositiveFloat
+from deeprl_cli.schema import NetworkConfig
+from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)

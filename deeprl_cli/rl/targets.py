@@ -10,7 +10,8 @@ from torch import Tensor
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema import ReplayConfig, UnitInterval
+from deeprl_cli.schema import ReplayConfig
+from deeprl_cli.typed import UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
