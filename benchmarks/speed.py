@@ -26,6 +26,7 @@ DEEPRL = Path(sys.executable).with_name("deeprl")
 # measured: training itself, so no tuned values, no evaluations, no checkpoint but the last
 COMMON = ("tuned=none", "eval.every=0", "eval.final_episodes=1", "checkpoint.every=0")
 STARTUP_BAR, STARTUP_RUNS = 2.0, 5  # seconds
+STARTUP = ("algo=sac", "env=Pendulum-v1", "total_steps=10", "algo.learning_starts=0", "hardware.compile=false")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def compare(name: str, job: Job, pythons: Mapping[str, str], options: argparse.N
 
 def startup(options: argparse.Namespace) -> list[float]:
     """Seconds from the start of the process to the first environment step."""
-    overrides = ["algo=sac", "env=Pendulum-v1", "total_steps=10", "hardware.compile=false", *options.overrides]
+    overrides = [*STARTUP, *options.overrides]
     runs = [float(train(overrides)["startup_seconds"]) for _ in range(2 if options.quick else STARTUP_RUNS + 1)]
     seconds = runs[1:]  # the first reads the libraries from the disk
     say(f"startup: {', '.join(f'{value:.2f}' for value in seconds)} s")

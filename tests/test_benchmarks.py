@@ -45,6 +45,10 @@ def test_jobs_compose(name):
         assert getattr(cfg.algo, ours.get(key, key)) == value
 
 
+def test_the_run_that_is_timed_to_its_first_step_trains(tmp_path):
+    train(load_config([*speed.STARTUP, *speed.COMMON, f"run_dir={tmp_path / 'run'}"]))
+
+
 def test_table():
     results = {
         "sac": speed.Result({"deeprl": [400, 300, 800], "sb3, 1 thread": [90], "sb3, 2 threads": [100, 80, 160]}),
