@@ -130,7 +130,8 @@ def test_kl_stops_a_seed_before_the_step_that_would_exceed_it(estimator):
 
 def test_a_stopped_seed_learns_again_from_the_next_rollout():
     """A stop holds for one rollout: with none able to go on after its first step, each still takes one a rollout."""
-    learner = Learner(make_algorithm("ppo", options=["algo.epochs=3", *stop(1e-12)]))
+    # a target above the rounding of a KL of nothing, and steps large enough to exceed it at once
+    learner = Learner(make_algorithm("ppo", options=["algo.epochs=3", "algo.lr=0.05", *stop(1e-4)]))
     for rollout in (1, 2, 3):
         before = learner.algorithm.model.flat.detach().clone()
         learner.learn()
