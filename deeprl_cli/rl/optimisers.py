@@ -74,8 +74,9 @@ class Optimiser(nn.Module):
             self.beta2_power.copy_(BETA2**self.steps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if self.name == "adam" and f"{prefix}beta1_power" not in state_dict:  # a checkpoint of the first versions
-            steps = state_dict[f"{prefix}steps"]
+        steps = state_dict.get(f"{prefix}steps")
+        old = self.name == "adam" and f"{prefix}beta1_power" not in state_dict  # a checkpoint of the first versions
+        if old and isinstance(steps, Tensor):  # else it is damaged, and named as any other
             state_dict |= {f"{prefix}beta1_power": BETA1**steps, f"{prefix}beta2_power": BETA2**steps}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

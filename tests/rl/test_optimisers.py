@@ -200,3 +200,12 @@ def test_adam_knows_its_corrections_from_the_count_of_steps(how):
     torch.testing.assert_close(told.beta1_power, torch.tensor([0.9**6, 0.9**4]))
     for p, q in zip(own, other, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)  # in float32 a product of t factors isn't the power
+
+
+@pytest.mark.parametrize("steps", [None, "many"])
+def test_a_damaged_count_of_steps_is_an_error_like_any_other(steps):
+    """Not a KeyError from within: whoever loads a checkpoint reports torch's RuntimeError in one line."""
+    optimiser, _ = make()
+    state = {n: t for n, t in optimiser.state_dict().items() if n not in ("steps", "beta1_power", "beta2_power")}
+    with pytest.raises(RuntimeError, match="beta1_power"):
+        optimiser.load_state_dict(state if steps is None else {**state, "steps": steps})
