@@ -74,15 +74,17 @@ LAUNCHERS = {
 
 SBATCH = """#!/bin/sh
 for script; do :; done
+state() { echo $2 > "$FAKE_SLURM/new-$1"; mv "$FAKE_SLURM/new-$1" "$FAKE_SLURM/state-$1"; }
 id=4711; echo "Submitted batch job $id"
 grep -E '^#SBATCH' "$script" > "$FAKE_SLURM/options"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$script")
 for task in $(seq 0 "${last:-0}"); do
+  state $task PENDING  # sacct knows a job as soon as sbatch has returned
   ( export SLURM_JOB_ID=$((id + task + 1)) SLURM_ARRAY_JOB_ID=$id SLURM_ARRAY_TASK_ID=$task SLURM_PROCID=0 \\
       SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here
     setsid sh "$script" </dev/null >"$FAKE_SLURM/out-$task" 2>&1 &
-    echo $! > "$FAKE_SLURM/pid-$task"; echo RUNNING > "$FAKE_SLURM/state-$task"
-    wait; echo COMPLETED > "$FAKE_SLURM/state-$task" ) </dev/null >/dev/null 2>&1 &
+    state $task RUNNING
+    wait; state $task COMPLETED ) </dev/null >/dev/null 2>&1 &
 done
 """
 SRUN = """#!/bin/sh
