@@ -8,8 +8,9 @@ ARGS ?= algo=sac env=Pendulum-v1
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/install.log
-# One thread each: two OpenMP threads in each of two workers would slow one another down tenfold.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+# Three workers, on two cores too: many tests wait for processes that start, stop or hang. One thread each: two OpenMP
+# threads in each would slow one another down tenfold.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train tensorboard check test benchmark clean distclean

@@ -15,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def restarts() -> int:
 def asked_to_stop() -> bool:
     """Whether our launcher was, of a rank; a look at a file, a microsecond."""
     return launched() and os.path.exists(os.path.join(os.environ[WORD], STOP))
+
+
+def counted(cfg: RunConfig) -> RunConfig:
+    """The run with the number of ranks that torchrun has started, so that `resume` and `verify` know it without."""
+    hardware = cfg.hardware
+    if launched() or not (parallel(cfg) and isinstance(hardware, MultiprocessConfig) and in_rank()):
+        return cfg
+    return replace(cfg, hardware=replace(hardware, ranks=int(os.environ["WORLD_SIZE"])))
 
 
 @contextmanager

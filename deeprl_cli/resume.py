@@ -16,7 +16,7 @@ from deeprl_cli.checkpoint import Checkpoint, load_checkpoint, manifests
 from deeprl_cli.config_files import config_dir, group_options
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.evaluate import check_trust, read_run
-from deeprl_cli.launch import in_rank, launch, launched, membership, parallel, restarts
+from deeprl_cli.launch import counted, in_rank, launch, launched, membership, parallel, restarts
 from deeprl_cli.lock import locked
 from deeprl_cli.run_folder import read_config, read_summary, rewrite_config
 from deeprl_cli.schema import HardwareConfig, RunConfig
@@ -37,7 +37,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     run, before = read_run(path)
     check_trust(run, before, trust)
     resolved = read_config(run)["resolved"]
-    cfg = changed(before, overrides)
+    cfg = changed(counted(before), overrides)
     spec = preflight(cfg, fresh=False)
     with membership(cfg), ExitStack() as stack:
         if not launched() and ranks.rank() == 0:

@@ -23,6 +23,7 @@ from deeprl_cli.failures import explained, first_line
 from deeprl_cli.launch import (
     asked_to_stop,
     check_ranks,
+    counted,
     folder_of_rank,
     in_rank,
     launch,
@@ -136,6 +137,7 @@ def train(cfg: RunConfig) -> Path:
     """Run `cfg` to its end; returns the run folder. Raises SystemExit(130 or 143) after a clean stop by a signal."""
     start = began()
     spec = preflight(cfg)
+    cfg = counted(cfg)
     if parallel(cfg) and not in_rank():
         return launch_fresh(cfg, spec)
     if restarts():

@@ -17,7 +17,7 @@ import pytest
 
 from deeprl_cli.config import load_config
 from deeprl_cli.train import train
-from tests.contract.harness import short_run
+from tests.contract.harness import short_run, small
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -46,7 +46,10 @@ def test_jobs_compose(name):
 
 
 def test_the_run_that_is_timed_to_its_first_step_trains(tmp_path):
-    train(load_config([*speed.STARTUP, *speed.COMMON, f"run_dir={tmp_path / 'run'}"]))
+    run = train(load_config([*speed.STARTUP, *speed.COMMON, f"run_dir={tmp_path / 'run'}"]))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["startup_seconds"] > 0
 
 
 def test_table():
@@ -135,11 +138,12 @@ def test_memory_jobs_compose(job):
 def test_memory_is_watched_and_the_training_ended(tmp_path):
     """Told to stop in the middle, too."""
     command = [sys.executable, str(FOLDER / "memory.py"), "--every", "0.02", "--json", "--minutes"]
-    done = subprocess.run([*command, "0.05"], capture_output=True, text=True, timeout=300)
+    overrides = ["--", *small("ppo"), "env=CartPole-v1", "checkpoint.every=100", "log.tensorboard=false"]
+    done = subprocess.run([*command, "0.05", *overrides], capture_output=True, text=True, timeout=300)
     found = json.loads(done.stdout)
     assert len(found["samples"]) >= 2
     assert all(mib > 50 for _, mib in found["samples"])
-    process = subprocess.Popen([*command, "60"], stdout=subprocess.DEVNULL, cwd=tmp_path)
+    process = subprocess.Popen([*command, "60", *overrides], stdout=subprocess.DEVNULL, cwd=tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
     while not (started := children.read_text().split()) and time.monotonic() < deadline:

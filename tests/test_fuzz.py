@@ -21,7 +21,7 @@ from deeprl_cli.tensor_files import load_weights, save_weights
 from tests.contract.harness import short_run
 from tests.test_resume import break_off
 
-CASES = 600
+CASES = 520
 BOMB = Path("/tmp/deeprl_fuzz_executed")
 
 

@@ -184,21 +184,21 @@ def slow(launcher: str):
 def test_jobs_find_what_the_program_found_and_have_their_share(place, request, launcher):
     """The same configurations (arguments of the environment too), modules of the working directory, and folder."""
     needs(launcher, request)
-    process = begin(launcher, "total_steps=64,96", "env.kwargs.trouble=none,slow")
+    process = begin(launcher, "total_steps=64,96", "env.kwargs.trouble=slow")
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert err == ""
     done = jobs()
-    assert [job["status"] for job in done] == ["done"] * 4
-    assert len({job["run"] for job in done}) == 4
-    for job, (steps, trouble) in zip(done, [(64, "none"), (64, "slow"), (96, "none"), (96, "slow")], strict=True):
+    assert [job["status"] for job in done] == ["done"] * 2
+    assert len({job["run"] for job in done}) == 2
+    for job, steps in zip(done, (64, 96), strict=True):
         assert json.loads(Path(job["run"], "summary.json").read_text())["total_steps"] == steps
-        assert f"trouble: {trouble}" in Path(job["run"], "config.yaml").read_text()
-    assert [row["total_steps"] for row in table()].count("64") == 2
+        assert "trouble: slow" in Path(job["run"], "config.yaml").read_text()
+    assert sorted(row["total_steps"] for row in table()) == ["64", "96"]
     assert {"return", "best_return", "seconds", "status", "run"} <= set(table()[0])
-    assert "4 of 4 runs done" in out
+    assert "2 of 2 runs done" in out
     # the first line is of the program itself, which has checked the jobs with all cores; each job has its share
-    shares = {"joblib": available_cores() // 2, "submitit_local": available_cores() // 4}
+    shares = {"joblib": available_cores() // 2, "submitit_local": available_cores() // 2}
     share = max(1, shares.get(launcher, 1))
     given = Path("given.txt").read_text().split("\n")
     assert given[0].split()[:2] == [str(available_cores()), "None"]
@@ -206,7 +206,7 @@ def test_jobs_find_what_the_program_found_and_have_their_share(place, request, l
     assert set(given[1:-1]) == {f"{share} {share} {share}"}
     if launcher == "submitit_slurm":
         options = Path(os.environ["FAKE_SLURM"], "options").read_text()
-        assert all(f"#SBATCH --{text}" in options for text in ("qos=low", "cpus-per-task=1", "time=60", "array=0-3%"))
+        assert all(f"#SBATCH --{text}" in options for text in ("qos=low", "cpus-per-task=1", "time=60", "array=0-1%"))
 
 
 @pytest.mark.parametrize("launcher", ["joblib", slow("submitit_local"), slow("ray")])
