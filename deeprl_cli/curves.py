@@ -26,6 +26,7 @@ from deeprl_cli.run_folder import CONFIG_NAME, find_run, read_config
 Array = NDArray[np.float64]
 
 SHORT = {"algo": "algo.name", "env": "env.id", "network": "network.name", "hardware": "hardware.name"}
+RUN = "run"  # as a key: every run by itself
 POINTS = 400  # of a grid, where seeds were not logged at the same steps
 # two runs that differ in nothing else are the same experiment
 INCIDENTAL = ("seed", "seeds", "run_dir", "resolved", "hardware", "log", "checkpoint")
@@ -44,6 +45,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     seeds: list[Path]  # the seeds' folders
+    name: str = ""  # its path below the folder that holds all runs found with it
 
     @property
     def env(self) -> str:
@@ -101,7 +103,16 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         for run in found:
             known = runs.setdefault(run.folder.resolve(), run)
             known.seeds += [seed for seed in run.seeds if seed.resolve() not in {one.resolve() for one in known.seeds}]
+    _name(runs)
     return list(runs.values())
+
+
+def _name(runs: Mapping[Path, Run]) -> None:
+    """`ppo-cartpole` and `a2c-cartpole` for those rows' folders `run` in runs/bench/classic."""
+    folders = [folder.parent if folder.name == "run" else folder for folder in runs]
+    above = os.path.commonpath([folder.parent for folder in folders])
+    for run, folder in zip(runs.values(), folders, strict=True):
+        run.name = folder.relative_to(above).as_posix()
 
 
 def _runs_at(path: Path) -> list[Run]:
@@ -132,7 +143,8 @@ def _run(folder: Path) -> Run:
 
 
 def read_groups(runs: Sequence[Run], metric: str, keys: Sequence[str]) -> list[Group]:
-    """The runs' curves of `metric`, grouped by the values of the configuration's `keys`, in the order of the labels.
+    """The runs' curves of `metric`, grouped by the values of the configuration's `keys`, in the order of the labels;
+    `run` among them is no key: it puts each run by itself, under its folder's name.
 
     Each environment has groups of its own, unless it is one of the keys. Raises UserError where nothing can be drawn.
     """
@@ -219,9 +231,11 @@ def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
     known = list(dict.fromkeys(key for run in runs for key in dotted_keys(run.config)))
     for key in keys:
+        if key == RUN:
+            continue
         if key not in known:
             whole = [one for one in known if one.endswith(f".{key}")]
-            meant = f"; did you mean '{whole[0]}'?" if whole else did_you_mean(key, [*known, *SHORT])
+            meant = f"; did you mean '{whole[0]}'?" if whole else did_you_mean(key, [*known, *SHORT, RUN])
             raise UserError(f"--group {key}: no run has this key{meant}")
         inside = [one for one in known if one.startswith(f"{key}.")]
         if inside:
@@ -232,6 +246,9 @@ def _label(run: Run, keys: Sequence[str]) -> str:
     """`ppo`, `ppo lr=0.001`: names stand alone, other values behind the last part of their key."""
     parts = []
     for key in keys:
+        if key == RUN:
+            parts.append(run.name)
+            continue
         value = _at(run.config, key)
         text = value if isinstance(value, str) else json.dumps(value)
         parts.append(text if key in SHORT.values() else f"{key.rpartition('.')[2]}={text}")

@@ -105,6 +105,20 @@ def test_groups_by_algorithm_or_any_key(capsys):
     assert [(g.env, g.label) for g in groups("runs", keys=("env",))] == [("", "Acrobot-v1"), ("", "CartPole-v1")]
 
 
+def test_each_run_by_itself_is_named_by_its_folder(capsys):
+    make_run("runs/bench/mine/with/run", lr=0.1)
+    make_run("runs/bench/mine/without/run", lr=0.2)
+    make_run("runs/ppo/CartPole-v1/today", seeds=1)
+    assert [g.label for g in groups("runs/bench", keys=("run",))] == ["with", "without"]
+    assert [g.label for g in groups("runs/bench/mine/with", keys=("run",))] == ["with"]
+    assert [g.label for g in groups("runs", keys=("run", "algo.lr"))] == [
+        "bench/mine/with lr=0.1",
+        "bench/mine/without lr=0.2",
+        "ppo/CartPole-v1/today lr=0.001",
+    ]
+    assert capsys.readouterr().err == ""
+
+
 def test_curves_are_read_at_common_steps():
     curves = [
         SeedCurve(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 20.0])),
