@@ -22,6 +22,7 @@ from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.targets import q_values
 from deeprl_cli.schema import AlgoConfig, NetworkConfig
 
 Fields = TypeVar("Fields", bound=tuple[Tensor, ...])
@@ -136,6 +137,11 @@ class Algorithm(nn.Module):
         """
         raise NotImplementedError
 
+    def expected_return(self, obs: Tensor) -> Tensor | None:
+        """Q̂(s, a) `(S, B)` of the action that evaluation takes in `obs`; None where no Q̂ is learned. Held against what
+        is earned from there on, it shows overestimation (deck, "Overestimation bias")."""
+        return None
+
     # --- services ---------------------------------------------------------------------------------------------
 
     def stacks(self) -> dict[str, Stacked]:
@@ -148,8 +154,14 @@ class Algorithm(nn.Module):
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         """Move schedules: `steps` environment steps, of every seed or `(S,)`, done of `horizon`."""
         progress = done(steps, horizon)
+        for optimiser in self.optimisers():
+            optimiser.set_progress(progress)
+        self.explore_at(progress)
+
+    def explore_at(self, progress: float | Tensor) -> None:
+        """Explore as at `progress` in [0, 1] of the run, of every seed or `(S,)`: what `act` with noise goes by."""
         for part in self.children():
-            if isinstance(part, Optimiser | Exploration):
+            if isinstance(part, Exploration):
                 part.set_progress(progress)
 
     def counted(self, before: int, after: int, horizon: int) -> None:
@@ -240,6 +252,20 @@ class PolicyGradient(Algorithm):
         with torch.no_grad():
             pi = self.policy(obs)
         return pi.mode() if noise is None else pi.sample(noise)
+
+
+class OffPolicyActorCritic(Algorithm):
+    """An algorithm that learns a policy of bounded continuous actions from critics, Q̂_j(s, a), and a replay memory."""
+
+    loop = "replay"
+    action_spaces = (Box,)
+    bounded_actions = True
+    critic: Stacked
+
+    def expected_return(self, obs: Tensor) -> Tensor:
+        """min_j Q̂_j(s, π(s)); of a soft Q̂ what its entropy is worth is part of it."""
+        with torch.no_grad():
+            return q_values(self.critic, obs, self.act_eagerly(obs, None)).amin(1)
 
 
 def done(steps: int | Tensor, horizon: int) -> float | Tensor:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from deeprl_cli import ranks
+from deeprl_cli.algorithm import done
 from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.envs.vector import VectorEnv
@@ -35,10 +37,13 @@ EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns and lengths of K episodes per seed, `(S, K)`."""
+    """Of K episodes per seed, `(S, K)`: returns, undiscounted and discounted, lengths, and what a learned Q̂ expected of
+    each as it began (None without one)."""
 
     returns: np.ndarray
     lengths: np.ndarray
+    discounted: np.ndarray
+    expected: np.ndarray | None
 
     @property
     def return_mean(self) -> list[float]:
@@ -51,6 +56,16 @@ class Evaluation:
     @property
     def length_mean(self) -> list[float]:
         return [float(mean) for mean in self.lengths.mean(1)]
+
+    @property
+    def discounted_mean(self) -> list[float]:
+        return [float(mean) for mean in self.discounted.mean(1)]
+
+    @property
+    def overestimation(self) -> list[float]:
+        """Q̂ less the discounted return, averaged; only with a Q̂."""
+        assert self.expected is not None
+        return [float(mean) for mean in (self.expected - self.discounted).mean(1)]
 
 
 def eval_envs(env: EnvConfig, seeds: list[int], episodes: int) -> VectorEnv:
@@ -78,44 +93,65 @@ def evaluate(
     Environment e of a seed plays its share of the episodes, the first ones it finishes: taking whichever end first
     would favour short ones.
     """
-    num_seeds = policy.num_seeds
+    num_seeds, gamma = policy.num_seeds, policy.algorithm.config.gamma
     per_seed = envs.num_envs // num_seeds
     share = [episodes // per_seed + (e < episodes % per_seed) for e in range(per_seed)] * num_seeds
     returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
     lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
+    discounted: list[list[float]] = [[] for _ in range(envs.num_envs)]
+    expected: list[list[float]] = [[] for _ in range(envs.num_envs)]
+    so_far, discount = np.zeros(envs.num_envs), np.ones(envs.num_envs)  # of the episodes under way
     missing = sum(share)
     obs = envs.reset()
+    promise = policy.expected_return(obs)
     while missing:
         if stopping():
             raise EvaluationStopped
         step = envs.step(policy.act(obs, None if noise is None else noise.next()["act"], eager=True))
         obs = step.obs
+        so_far += discount * step.reward
+        discount *= gamma
         if step.episode_end.any():
             for n in np.flatnonzero(step.episode_end):
                 if len(returns[n]) < share[n]:
                     returns[n].append(float(step.episode_return[n]))
                     lengths[n].append(int(step.episode_length[n]))
+                    discounted[n].append(float(so_far[n]))
+                    if promise is not None:
+                        expected[n].append(float(promise[n]))
                     missing -= 1
-    rows = [slice(s * per_seed, (s + 1) * per_seed) for s in range(num_seeds)]
-    return Evaluation(
-        np.array([[r for episodes in returns[row] for r in episodes] for row in rows]),
-        np.array([[n for episodes in lengths[row] for n in episodes] for row in rows]),
-    )
+        begins = step.episode_end | (step.weight == 0)  # a back-end with dummies begins an episode with one of them
+        if begins.any():
+            so_far[begins], discount[begins] = 0.0, 1.0
+            if promise is not None and (fresh := policy.expected_return(obs)) is not None:
+                promise = np.where(begins, fresh, promise)
+
+    def by_seed(values: Sequence[list[Any]]) -> np.ndarray:
+        return np.array([list(chain(*values[s * per_seed : (s + 1) * per_seed])) for s in range(num_seeds)])
+
+    hopes = None if promise is None else by_seed(expected)
+    return Evaluation(by_seed(returns), by_seed(lengths), by_seed(discounted), hopes)
 
 
 def best_path(run: Path, seed: int) -> Path:
     return run / "checkpoints" / "best" / f"seed_{seed}.safetensors"
 
 
-def load_best(policy: Policy, run: Path, seeds: list[int]) -> None:
-    """Put each seed's best weights into `policy`. Raises UserError where a file is missing, damaged, or another's."""
+def load_best(policy: Policy, run: Path, seeds: list[int]) -> Tensor:
+    """Put each seed's best weights into `policy`; the steps `(S,)` at which they were the present ones.
+
+    Raises UserError where a file is missing, damaged, or another's.
+    """
+    steps = torch.zeros(len(seeds), dtype=torch.int64)
     for index, seed in enumerate(seeds):
-        tensors, _ = load_weights(best_path(run, seed))
+        tensors, meta = load_weights(best_path(run, seed))
         check_finite(best_path(run, seed), tensors)
         try:
             policy.load_weights(index, tensors)
-        except (ValueError, KeyError) as error:
+            steps[index] = int(meta["step"])
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error
+    return steps
 
 
 def final_evaluation(
@@ -208,7 +244,8 @@ def evaluate_run(
     spec = env_spec(cfg.env)
     policy = make_policy(get_algorithm(cfg.algo.name), cfg.algo, cfg.network, spec, seeds, "cpu")
     if checkpoint == "best" and best_path(run, seeds[0]).exists():
-        load_best(policy, run, seeds)
+        steps = load_best(policy, run, seeds)
+        policy.algorithm.explore_at(done(steps, cfg.horizon or cfg.total_steps))  # not part of weights
     elif checkpoint == "best":
         raise UserError(f"{run}: has no best checkpoint (eval.every=0, or stopped early): use --checkpoint last")
     else:

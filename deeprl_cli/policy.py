@@ -43,12 +43,26 @@ class Policy(nn.Module):
 
     def act(self, obs: np.ndarray, noise: Tensor | None, *, eager: bool = False) -> np.ndarray:
         """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the mode."""
-        x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape).to(self.device)
-        if self.obs_statistics is not None:
-            x = self.obs_statistics.normalise(x)
+        x = self._seen(obs)
         action = self.algorithm.act_eagerly(x, noise) if eager else self.algorithm.act(x, noise)
         actions: np.ndarray = action.flatten(0, 1).cpu().numpy()
         return actions
+
+    def expected_return(self, obs: np.ndarray) -> np.ndarray | None:
+        """What a learned Q̂ says that acting for the best earns from `obs` on, discounted, in the environment's rewards:
+        `(N,)`, or None without a Q̂."""
+        expected = self.algorithm.expected_return(self._seen(obs))
+        if expected is None:
+            return None
+        if self.reward_scaler is not None:
+            expected = expected * self.reward_scaler.std().unsqueeze(-1)
+        found: np.ndarray = expected.flatten().cpu().numpy()
+        return found
+
+    def _seen(self, obs: np.ndarray) -> Tensor:
+        """Observations `(N, *obs)` as the networks take them, `(S, B, *obs)`."""
+        x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape).to(self.device)
+        return x if self.obs_statistics is None else self.obs_statistics.normalise(x)
 
     def normalise(self, data: Transition) -> Transition:
         """The same transitions with normalised observations and scaled rewards."""

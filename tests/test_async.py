@@ -157,6 +157,8 @@ def test_one_worker_equals_the_decks_single_thread(name, tmp_path):
     for key in names:
         torch.testing.assert_close(found[key], expected[key], rtol=0, atol=1e-6)
     assert found["algorithm.optimiser.steps"].item() == expected["algorithm.optimiser.steps"].item() > 20
+    if name == "async_q":  # what an evaluation with noise explores by; here the last sub-episode lies in between
+        torch.testing.assert_close(found["algorithm.epsilon"], expected["algorithm.epsilon"], rtol=0, atol=0.05)
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -16,12 +18,17 @@ class Walkers:
 
     def __init__(self, *right):
         self.right, self.num_seeds, self.calls = right, len(right), 0
+        self.algorithm = SimpleNamespace(config=SimpleNamespace(gamma=0.5))
 
     def act(self, obs, noise, *, eager):
         assert eager
         assert noise is None
         self.calls += 1
         return np.repeat(np.array(self.right, np.int64), len(obs) // self.num_seeds)
+
+    def expected_return(self, obs):
+        """1 at the start of an episode (state 0, one-hot), else 0."""
+        return obs[:, 0].astype(np.float64)
 
 
 @pytest.fixture
@@ -47,6 +54,20 @@ def test_counts_whole_episodes(played, episodes):
     assert result.return_mean[0] > 0.5
     assert (result.lengths[0] >= 5).all()
     assert result.length_mean[1] > 15
+
+
+def test_discounted_returns_and_what_was_expected_of_them():
+    """Five states, no slip: the goal's 1 is four steps away, 0.5³ of it remain. Each episode is asked about at its
+    start alone; its return isn't the sum of those before it."""
+    envs = eval_envs(load_config(["env=deeprl/Chain-v0", "algo=dqn", "tuned=none"]).env, [0, 1], 4)
+    try:
+        result = evaluate(Walkers(1, 0), envs, 23)
+    finally:
+        envs.close()
+    assert result.discounted.shape == result.expected.shape == (2, 23)
+    assert result.discounted_mean == [0.125, 0.0]
+    assert (result.expected == 1).all()
+    assert result.overestimation == [0.875, 1.0]
 
 
 def test_evaluations_differ_from_each_other(played):

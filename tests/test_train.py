@@ -20,7 +20,7 @@ from deeprl_cli.checkpoint import load_checkpoint
 from deeprl_cli.config import load_config
 from deeprl_cli.envs.testing import Chain
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.evaluate import evaluate_run
+from deeprl_cli.evaluate import evaluate, evaluate_run
 from deeprl_cli.run_folder import read_config, read_summary
 from deeprl_cli.tensor_files import load_weights
 from deeprl_cli.train import episode_notes, preflight, train
@@ -77,6 +77,30 @@ def test_eval_plays_a_run(run: Path, checkpoint: str, capsys: pytest.CaptureFixt
     assert one["return_mean"] == both["return_mean"][1:]  # the same fresh episodes, deterministically
     evaluate_run(run, seed=1, stochastic=True, **options)
     assert json.loads(capsys.readouterr().out)["stochastic"] is True
+
+
+def test_a_stochastic_evaluation_explores_as_the_best_weights_did(tmp_path: Path, monkeypatch) -> None:
+    """ε isn't among the weights; it is that of the step they are of, not the schedule's start."""
+    schedule = ["algo.epsilon.start=1", "algo.epsilon.end=0.1", "algo.epsilon.fraction=1"]
+    folder = train(load_config([*JOBS["dqn"], *QUICK, *schedule, f"run_dir={tmp_path / 'run'}"]))
+    explored = []
+
+    def spied(policy, *arguments):
+        explored.extend(policy.algorithm.epsilon.tolist())
+        return evaluate(policy, *arguments)
+
+    monkeypatch.setattr("deeprl_cli.evaluate.evaluate", spied)
+    evaluate_run(folder, episodes=1, seed=None, checkpoint="best", stochastic=True, as_json=True, video=None)
+    _, meta = load_weights(folder / "checkpoints" / "best" / "seed_0.safetensors")
+    assert explored == pytest.approx([1 - 0.9 * meta["step"] / 600])
+
+
+def test_curves_show_overestimation_where_there_is_a_q(run: Path) -> None:
+    with (run / "seed_0" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["eval/return_mean"]]
+    found = [bool(row.get("eval/overestimation") and row.get("eval/discounted_return_mean")) for row in rows]
+    assert rows
+    assert found == [read_summary(run)["algo"] in ("dqn", "sac")] * len(rows)
 
 
 def test_last_checkpoint_holds_the_final_policy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

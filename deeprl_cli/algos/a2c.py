@@ -21,6 +21,7 @@ from deeprl_cli.rl.returns import (
     AdvantageName,
     advantage_estimator,
     check_advantage,
+    check_normalised,
     explained_variance,
     mean,
     normalise,
@@ -45,6 +46,7 @@ class A2CConfig(SubepisodeConfig):
 
     def validate(self) -> None:
         check_advantage(self.advantage, self.nstep)
+        check_normalised(self.normalize_advantage, self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
 
 
 class A2C(PolicyGradient):

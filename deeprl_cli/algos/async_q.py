@@ -16,12 +16,12 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Loop, Metrics, NoiseSpec, Transition, done
+from deeprl_cli.algorithm import Algorithm, Loop, Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import SeveralEpsilonsConfig, epsilon_greedy, epsilons
 from deeprl_cli.rl.noise import uniform
-from deeprl_cli.rl.objectives import VALUE_ERRORS, huber
+from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, mean
 from deeprl_cli.rl.targets import td_target
@@ -63,9 +63,10 @@ class AsyncQ(Algorithm):
         self.q = Stacked(lambda: self.make_network(num_actions), seeds, name="q")  # Q̂: S → ℝ^|A|, weights w
         self.q_target = self.q.target()
         self.optimiser = Optimiser(config, config.lr, [self.q.flat])
-        self.td_loss = {**VALUE_ERRORS, "huber": huber}[config.loss]
+        self.td_loss = VALUE_ERRORS[config.loss]
         self.reduce = REDUCTIONS[config.reduction]
-        self.register_buffer("epsilon", torch.full((len(seeds), config.num_envs), config.epsilon.start))
+        self.register_buffer("epsilon", torch.zeros(len(seeds), config.num_envs))
+        self.explore_at(0.0)
         self.register_buffer("t", torch.zeros(len(seeds), dtype=torch.int64))  # where the sub-episode at hand began
         self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
 
@@ -80,8 +81,10 @@ class AsyncQ(Algorithm):
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
         self.t.copy_(torch.as_tensor(steps))
+
+    def explore_at(self, progress: float | Tensor) -> None:
         B = self.config.num_envs  # noqa: N806
-        self.epsilon.copy_(epsilons(self.config.epsilon, done(steps, horizon), self.worker * B, B))
+        self.epsilon.copy_(epsilons(self.config.epsilon, progress, self.worker * B, B))
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """ε-greedy by Q̂(s), each environment with its own ε (line 3)."""
@@ -91,6 +94,10 @@ class AsyncQ(Algorithm):
             return q.argmax(-1)
         turns = torch.arange(q.shape[1], device=q.device) % self.config.num_envs  # an evaluation may have more
         return epsilon_greedy(q, self.epsilon[:, turns], noise)
+
+    def expected_return(self, obs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.q(obs).amax(-1)
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         return self.step(rollout)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Metrics, NoiseSpec, OffPolicyActorCritic, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
@@ -39,12 +38,9 @@ class DDPGConfig(PolyakConfig):
         self.exploration.validate()
 
 
-class DDPG(Algorithm):
+class DDPG(OffPolicyActorCritic):
     """Off-policy actor-critic with a deterministic policy (continuous actions)."""
 
-    loop = "replay"
-    action_spaces = (Box,)
-    bounded_actions = True
     reference = "deck Algorithm 4"
     Config = DDPGConfig
     config: DDPGConfig

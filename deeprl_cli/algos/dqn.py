@@ -23,7 +23,7 @@ from deeprl_cli.nets.build import starts_at_zero
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import EpsilonConfig, epsilon, epsilon_greedy
 from deeprl_cli.rl.noise import uniform
-from deeprl_cli.rl.objectives import huber
+from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import PolyakConfig, polyak_update, td_target
@@ -86,7 +86,7 @@ class DQN(Algorithm):
         self.q = Stacked(lambda: self.make_network(self.num_actions), seeds, copies, name="q")  # Q̂: S → ℝ^|A|
         self.q_target = self.q if config.target_update == "none" else self.q.target()
         self.optimiser = Optimiser(config, config.lr, [self.q.flat])
-        self.td_loss = {"huber": huber, "mse": squared, "half_mse": half_squared}[config.loss]
+        self.td_loss = VALUE_ERRORS[config.loss]
         self.register_buffer("epsilon", torch.full((len(seeds),), config.epsilon.start))
         self.copies = 0  # how often `target_every` has passed
 
@@ -106,9 +106,14 @@ class DQN(Algorithm):
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
         assert isinstance(steps, int)  # in the replay loop all seeds have done the same
-        self.epsilon.fill_(epsilon(self.config.epsilon, steps / horizon))
         if self.config.target_update == "hard":
             self.copy_if_due(steps)
+
+    def explore_at(self, progress: float | Tensor) -> None:
+        if isinstance(progress, Tensor):
+            self.epsilon.copy_(torch.tensor([epsilon(self.config.epsilon, p) for p in progress.tolist()]))
+        else:
+            self.epsilon.fill_(epsilon(self.config.epsilon, progress))
 
     def values(self, stack: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Q̂_j(s), `(S, C, B, K)`."""
@@ -119,6 +124,11 @@ class DQN(Algorithm):
         with torch.no_grad():
             q = self.values(self.q, obs)[:, 0]
         return q.argmax(-1) if noise is None else epsilon_greedy(q, self.epsilon, noise)
+
+    def expected_return(self, obs: Tensor) -> Tensor:
+        with torch.no_grad():
+            q = self.values(self.q, obs)
+        return choose(q, q[:, 0].argmax(-1)).amin(1)
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
         # sample mini-batch {⟨s_i, a_i, r_i, s_i'⟩ | i = 1, …} from M                               (line 8)
@@ -173,12 +183,3 @@ def choose(q: Tensor, action: Tensor) -> Tensor:
     """[Q̂_j(s)]_a: q `(S, C, B, K)`, action `(S, B)`, out `(S, C, B)`."""
     index = action.long().unsqueeze(1).unsqueeze(-1).expand(-1, q.shape[1], -1, 1)
     return q.gather(-1, index).squeeze(-1)
-
-
-def squared(q: Tensor, y: Tensor) -> Tensor:
-    return (y - q).square()
-
-
-def half_squared(q: Tensor, y: Tensor) -> Tensor:
-    """½(y − Q̂)², the deck's mean squared error."""
-    return 0.5 * (y - q).square()

@@ -54,7 +54,7 @@ class GRPOConfig(EpisodeConfig):
                 f"algo.num_envs={self.num_envs} episodes don't make whole groups of algo.group_size={self.group_size}: "
                 f"give algo.num_envs={more}"
             )
-        if self.group_size == 1 and self.adv_norm == "group_std":
+        if self.group_size == 1:
             raise ConfigError("algo.group_size=1 leaves nothing to compare an episode with: give algo.group_size=8")
         self.kl.validate()
         if self.ref_sync_every is not None and not self.kl.coef:

@@ -24,6 +24,7 @@ from deeprl_cli.rl.returns import (
     AdvantageName,
     advantage_estimator,
     check_advantage,
+    check_normalised,
     explained_variance,
     mean,
     normalise,
@@ -59,6 +60,7 @@ class PPOConfig(RolloutConfig):
     def validate(self) -> None:
         self.kl.validate()
         check_advantage(self.advantage, self.nstep)
+        check_normalised(self.normalize_advantage, self.batch_size, "algo.batch_size=1")
         if self.minibatch == "epochs":
             self.check_minibatches(self.batch_size)
             if self.updates is not None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Metrics, NoiseSpec, OffPolicyActorCritic, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
@@ -43,12 +42,9 @@ class SACConfig(PolyakConfig):
         self.exploration.validate()
 
 
-class SAC(Algorithm):
+class SAC(OffPolicyActorCritic):
     """Off-policy maximum-entropy actor-critic with clipped double Q (continuous actions)."""
 
-    loop = "replay"
-    action_spaces = (Box,)
-    bounded_actions = True
     reference = "deck Algorithm 7"
     Config = SACConfig
     config: SACConfig

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Metrics, NoiseSpec, OffPolicyActorCritic, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
@@ -38,12 +37,9 @@ class TD3Config(PolyakConfig):
         self.exploration.validate()
 
 
-class TD3(Algorithm):
+class TD3(OffPolicyActorCritic):
     """DDPG with twin critics, a delayed policy and smoothed target actions (continuous actions)."""
 
-    loop = "replay"
-    action_spaces = (Box,)
-    bounded_actions = True
     graphs = ("act", "critic_step", "step")
     reference = "Fujimoto et al. 2018, Algorithm 1"
     Config = TD3Config

@@ -24,6 +24,7 @@ from deeprl_cli.rl.returns import (
     AdvantageName,
     advantage_estimator,
     check_advantage,
+    check_normalised,
     explained_variance,
     mean,
     normalise,
@@ -50,6 +51,7 @@ class TRPOConfig(RolloutConfig):
     def validate(self) -> None:
         self.check_minibatches(self.batch_size)
         check_advantage(self.advantage, self.nstep)
+        check_normalised(self.normalize_advantage, self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
         if self.backtrack_ratio in (0, 1):
             raise ConfigError(
                 f"algo.backtrack_ratio={self.backtrack_ratio:g} doesn't shorten a step that goes too far: give one "

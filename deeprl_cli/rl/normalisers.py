@@ -79,8 +79,11 @@ class RewardScaler(nn.Module):
 
     def scale(self, reward: Tensor) -> Tensor:
         """`(S, …)` in units of the return's standard deviation, clipped to ±10."""
-        std = (self.statistics.var + EPSILON).sqrt()
-        return (reward / _like(std, reward)).clamp(-CLIP, CLIP)
+        return (reward / _like(self.std(), reward)).clamp(-CLIP, CLIP)
+
+    def std(self) -> Tensor:
+        """Of the return, `(S,)`."""
+        return (self.statistics.var + EPSILON).sqrt()
 
 
 def _like(per_seed: Tensor, x: Tensor) -> Tensor:

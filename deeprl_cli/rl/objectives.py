@@ -33,7 +33,7 @@ def squared_error(value: Tensor, target: Tensor) -> Tensor:
 
 
 def half_squared_error(value: Tensor, target: Tensor) -> Tensor:
-    """½(V̂(s) − y)² (deck, "Targets and error for the value function"): its descent is w + α(y − V̂)∇V̂."""
+    """½(V̂(s) − y)² (deck, "Targets and error for the value function"): its descent is w + α(y − V̂)∇V̂; Q̂'s as well."""
     return 0.5 * squared_error(value, target)
 
 
@@ -42,4 +42,8 @@ def huber(value: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(value, target, reduction="none")
 
 
-VALUE_ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": squared_error, "half_mse": half_squared_error}
+VALUE_ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": squared_error,
+    "half_mse": half_squared_error,
+    "huber": huber,
+}

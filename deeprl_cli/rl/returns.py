@@ -45,6 +45,15 @@ def check_advantage(name: AdvantageName, k: int | None) -> None:
         raise ConfigError(f"algo.nstep={k} means nothing to algo.advantage={name}: add algo.advantage=nstep")
 
 
+def check_normalised(normalize: bool, samples: int, key: str) -> None:
+    """Raise ConfigError where advantages are normalised over one sample: it is its own mean, and nothing is learned."""
+    if normalize and samples == 1:
+        raise ConfigError(
+            f"algo.normalize_advantage=true takes its mean off the only sample that {key} leaves: give "
+            "algo.normalize_advantage=false, or more samples"
+        )
+
+
 def gae(
     reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lam: float
 ) -> Tensor:

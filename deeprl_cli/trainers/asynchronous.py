@@ -217,6 +217,7 @@ class AsynchronousTrainer(Trainer):
         for i, optimiser in enumerate(self.algorithm.optimisers()):
             optimiser.set_progress(done(steps, self.horizon))
             optimiser.set_counts(self.shared.updates[:, i].sum(), self.shared.skipped[:, i].sum())
+        self.algorithm.explore_at(done(steps, self.horizon))
 
     def log(self) -> None:
         self.snapshot()

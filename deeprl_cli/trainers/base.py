@@ -258,8 +258,12 @@ class Trainer(ABC):
         self.last_evaluation = result
         means = result.return_mean
         spread = {"eval/return_std": result.return_std, "eval/length_mean": result.length_mean}
+        values = {"eval/return_mean": means, **spread}
+        if result.expected is not None and not self.cfg.env.atari.enabled:  # there Q̂ learns of other rewards
+            values["eval/discounted_return_mean"] = result.discounted_mean
+            values["eval/overestimation"] = result.overestimation
         if ranks.rank() == 0:
-            self.to.logger.log(self.x_axis, {"eval/return_mean": means, **spread})
+            self.to.logger.log(self.x_axis, values)
         for index, (mean, best) in enumerate(zip(means, self.best, strict=True)):
             if mean > best:
                 self.best[index] = mean

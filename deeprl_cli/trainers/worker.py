@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprl_cli import hardware as hw
-from deeprl_cli.algorithm import Transition
+from deeprl_cli.algorithm import Transition, done
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.policy import Policy
@@ -270,6 +270,8 @@ class Worker(Trainer):
         self.algorithm.update(self.blank(), self.update_noise.next())
 
     def work(self) -> None:
+        # later ones go by where the sub-episode before them began; one that is restarted mustn't start over
+        self.algorithm.explore_at(done(int(self.desk.shared.steps), self.desk.horizon))
         while self.desk.wanted:
             self.desk.pull()
             self.iterate()

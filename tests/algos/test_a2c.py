@@ -196,6 +196,17 @@ def test_one_configuration_for_two_loops():
         assert (config.longest, config.episodes_per_env, config.group_size) == (5, 3, 1)
 
 
+@pytest.mark.parametrize("name", ["a2c", "trpo"])
+def test_advantages_of_one_sample_are_not_normalised(name):
+    """They would all be zero, and nothing be learned, without a word."""
+    one = [f"algo={name}", "tuned=none", "algo.num_envs=1", "algo.rollout_length=1"]
+    one += ["algo.batch_size=1"] if name == "trpo" else []
+    with pytest.raises(ConfigError, match=r"give algo\.normalize_advantage=false"):
+        load_config([*one, "algo.normalize_advantage=true"])
+    load_config([*one, "algo.normalize_advantage=false"])
+    load_config([*one, "algo.normalize_advantage=true", "algo.subepisodes_per_update=2"])
+
+
 def test_nstep_without_its_estimator_is_refused():
     with pytest.raises(ConfigError, match=r"algo\.nstep=3 means nothing to algo\.advantage=gae"):
         load_config(["algo=a2c", "algo.nstep=3"])

@@ -112,6 +112,7 @@ def test_each_worker_has_an_epsilon_of_its_own():
 @pytest.mark.parametrize(("schedule", "halfway"), [("constant", 0.04), ("linear", 0.52), ("exponential", 0.2)])
 def test_schedules(schedule, halfway):
     q = table("algo.epsilon.end=[0.04]", f"algo.epsilon.schedule={schedule}", "algo.epsilon.fraction=1")
+    assert q.epsilon.item() == pytest.approx(0.04 if schedule == "constant" else 1.0)  # in the first sub-episode, too
     q.set_progress(500, 1000)
     assert q.epsilon.item() == pytest.approx(halfway)
 

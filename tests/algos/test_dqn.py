@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeprl_cli.algorithm import EnvSpec, Transition
-from deeprl_cli.algos.dqn import DQN, huber
+from deeprl_cli.algos.dqn import DQN
 from deeprl_cli.config import load_config
 from deeprl_cli.errors import ConfigError
 from tests.contract.harness import OBSERVATION_SPACES, Learner, configured, make_algorithm, opened_trainer, small
@@ -281,11 +281,6 @@ def test_polyak_target_moves_with_every_gradient_step():
     before = algorithm.q_target.flat.detach().clone()
     algorithm.step(transition(3, 2, 4), {})
     torch.testing.assert_close(algorithm.q_target.flat, 0.75 * before + 0.25 * algorithm.q.flat)
-
-
-def test_huber():
-    """½δ² inside ±1, |δ| − ½ outside."""
-    assert huber(torch.zeros(3), torch.tensor([0.5, 1.0, -3.0])).tolist() == pytest.approx([0.125, 0.5, 2.5])
 
 
 def test_learns_the_value_of_a_loop():

@@ -167,6 +167,7 @@ def test_the_loop_hands_over_groups(tmp_path):
     [
         ("algo.num_envs=20 algo.group_size=8", "whole groups of algo.group_size=8: give algo.num_envs=24"),
         ("algo.group_size=1", "algo.group_size=1 leaves nothing to compare"),
+        ("algo.group_size=1 algo.adv_norm=none", "algo.group_size=1 leaves nothing to compare"),
         ("algo.kl.coef=0.1 algo.kl.estimator=k1", "zero mean gradient"),
         ("algo.kl.importance_weight=true", "algo.kl.coef=0 has nothing to weight"),
         ("algo.ref_sync_every=5", "moves a reference that nothing is held to"),

@@ -11,6 +11,7 @@ from deeprl_cli.hardware import GraphCompiler
 from deeprl_cli.registry import get_algorithm
 from tests.contract.harness import (
     ALGORITHMS,
+    HORIZON,
     IMITATORS,
     MINIBATCHED,
     OBSERVATION_SPACES,
@@ -41,6 +42,19 @@ def test_state_dict_round_trip_in_mid_training(name, action):
     assert differences(*metrics) == []
     assert differences(state(first.algorithm), state(second.algorithm)) == []
     assert differences(state(first.algorithm), state(make_algorithm(name, action))) != []
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_loaded_weights_explore_as_they_did_in_training(name):
+    """Weights hold networks alone; `explore_at` brings what else `act` with noise goes by."""
+    learner = Learner(make_algorithm(name))
+    learner.algorithm.set_progress(HORIZON // 4, HORIZON)
+    obs, other = learner.obs(), make_algorithm(name)
+    for index in range(len(SEEDS)):
+        other.load_weights(index, learner.algorithm.weights(index))
+    other.explore_at(torch.full((len(SEEDS),), 0.25))
+    noise = act_noise(other, obs)
+    torch.testing.assert_close(other.act(obs, noise), learner.algorithm.act(obs, noise))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -1,11 +1,11 @@
-"""The surrogate objectives of the policy: values by hand and derivatives by ρ (T15)."""
+"""The surrogate objectives of the policy, values by hand and derivatives by ρ (T15); the errors of values."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from deeprl_cli.rl.objectives import clip_objective, cpi_objective
+from deeprl_cli.rl.objectives import clip_objective, cpi_objective, huber
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,8 @@ def test_cpi_is_not_clipped(ratio, advantage):
     objective = cpi_objective(rho, torch.tensor([[advantage]]), torch.tensor([[0.2]]))
     assert objective.item() == ratio * advantage
     assert torch.autograd.grad(objective.sum(), rho)[0].item() == advantage
+
+
+def test_huber():
+    """½δ² inside ±1, |δ| − ½ outside."""
+    assert huber(torch.zeros(3), torch.tensor([0.5, 1.0, -3.0])).tolist() == pytest.approx([0.125, 0.5, 2.5])

@@ -47,11 +47,6 @@ def test_gae_by_hand_truncated():
     assert advantage([2, 5, 4], [0, 0, 0], [0, 1, 0]) == pytest.approx([3.6, 2.5, 2.6])
 
 
-def test_gae_by_hand_terminated_and_truncated():
-    """Both at once count as terminated."""
-    assert advantage([2, 5, 4], [0, 1, 0], [0, 1, 0]) == advantage([2, -7, 4], [0, 1, 0], [0, 1, 0])
-
-
 def random_rollout(length, seed=0):
     """S=2, B=3, ends of both kinds; float64."""
     rng = np.random.default_rng([length, seed])
