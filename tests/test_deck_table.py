@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from deeprl_cli.config import load_config
+from deeprl_cli.envs.make import env_spec
+from deeprl_cli.registry import get_algorithm
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "deck.md").read_text(encoding="utf-8")
@@ -23,13 +25,29 @@ def test_deck_table():
         assert f"def {name}(" in SOURCES, name
 
 
+# the environment that a command needs where CartPole won't do, by a part of it
+FITTING = {
+    "tabular": "FrozenLake-v1",
+    "tiles": "MountainCar-v0",
+    "cnn": "deeprl/PixelCatch-v0",
+    "transformer": "ArithQA-v0",
+    "rho=null": "Pendulum-v1",
+    "algo=ddpg": "Pendulum-v1",
+    "algo=td3": "Pendulum-v1",
+    "algo=sac": "Pendulum-v1",
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_compose(command):
-    """What stands in code in the table is a configuration that can be trained: keys, values and their combination."""
+    """What stands in code in the table is a configuration that can be trained: keys, values and their combination, with
+    an environment whose spaces fit."""
     overrides = command.split()
     keys = " ".join(overrides)
     if "algo=" not in keys and "experiment=" not in keys:
-        wanted = {"advantage": "a2c", "bootstrap": "a2c", "rho=null": "sac", "features": "dqn", "minibatch": "ppo"}
+        wanted = {"advantage": "a2c", "bootstrap": "a2c", "rho=null": "sac", "features": "dqn", "tail": "reinforce"}
         overrides += [f"algo={next((algo for word, algo in wanted.items() if word in keys), 'ppo')}"]
+    if "experiment=" not in keys:
+        overrides += [f"env={next((env for word, env in FITTING.items() if word in keys), 'CartPole-v1')}"]
     cfg = load_config(overrides)
-    assert cfg.algo.name
+    get_algorithm(cfg.algo.name).check(cfg.algo, cfg.network, env_spec(cfg.env))
