@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -96,14 +97,12 @@ def evaluate(
     num_seeds, gamma = policy.num_seeds, policy.algorithm.config.gamma
     per_seed = envs.num_envs // num_seeds
     share = [episodes // per_seed + (e < episodes % per_seed) for e in range(per_seed)] * num_seeds
-    returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
-    lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
-    discounted: list[list[float]] = [[] for _ in range(envs.num_envs)]
-    expected: list[list[float]] = [[] for _ in range(envs.num_envs)]
+    # of each episode: its return, length and discounted return, and what was expected as it began
+    played: list[list[tuple[float, ...]]] = [[] for _ in range(envs.num_envs)]
     so_far, discount = np.zeros(envs.num_envs), np.ones(envs.num_envs)  # of the episodes under way
     missing = sum(share)
     obs = envs.reset()
-    promise = policy.expected_return(obs)
+    expected = policy.expected_return(obs)
     while missing:
         if stopping():
             raise EvaluationStopped
@@ -111,26 +110,19 @@ def evaluate(
         obs = step.obs
         so_far += discount * step.reward
         discount *= gamma
-        if step.episode_end.any():
-            for n in np.flatnonzero(step.episode_end):
-                if len(returns[n]) < share[n]:
-                    returns[n].append(float(step.episode_return[n]))
-                    lengths[n].append(int(step.episode_length[n]))
-                    discounted[n].append(float(so_far[n]))
-                    if promise is not None:
-                        expected[n].append(float(promise[n]))
-                    missing -= 1
+        for n in np.flatnonzero(step.episode_end):
+            if len(played[n]) < share[n]:
+                hope = math.nan if expected is None else expected[n]
+                played[n].append((step.episode_return[n], step.episode_length[n], so_far[n], hope))
+                missing -= 1
         begins = step.episode_end | (step.weight == 0)  # a back-end with dummies begins an episode with one of them
         if begins.any():
             so_far[begins], discount[begins] = 0.0, 1.0
-            if promise is not None and (fresh := policy.expected_return(obs)) is not None:
-                promise = np.where(begins, fresh, promise)
-
-    def by_seed(values: Sequence[list[Any]]) -> np.ndarray:
-        return np.array([list(chain(*values[s * per_seed : (s + 1) * per_seed])) for s in range(num_seeds)])
-
-    hopes = None if promise is None else by_seed(expected)
-    return Evaluation(by_seed(returns), by_seed(lengths), by_seed(discounted), hopes)
+            if expected is not None:
+                expected = np.where(begins, policy.expected_return(obs), expected)  # type: ignore[arg-type]
+    rows = [list(chain(*played[s * per_seed : (s + 1) * per_seed])) for s in range(num_seeds)]
+    returns, lengths, discounted, hopes = np.moveaxis(np.array(rows), -1, 0)
+    return Evaluation(returns, lengths.astype(np.int64), discounted, None if expected is None else hopes)
 
 
 def best_path(run: Path, seed: int) -> Path:
