@@ -118,8 +118,8 @@ def evaluate(
         begins = step.episode_end | (step.weight == 0)  # a back-end with dummies begins an episode with one of them
         if begins.any():
             so_far[begins], discount[begins] = 0.0, 1.0
-            if expected is not None:
-                expected = np.where(begins, policy.expected_return(obs), expected)  # type: ignore[arg-type]
+            fresh = policy.expected_return(obs)
+            expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)
     rows = [list(chain(*played[s * per_seed : (s + 1) * per_seed])) for s in range(num_seeds)]
     returns, lengths, discounted, hopes = np.moveaxis(np.array(rows), -1, 0)
     return Evaluation(returns, lengths.astype(np.int64), discounted, None if expected is None else hopes)
