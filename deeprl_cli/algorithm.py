@@ -22,6 +22,7 @@ from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.returns import AdvantageEstimator
 from deeprl_cli.rl.targets import q_values
 from deeprl_cli.schema import AlgoConfig, NetworkConfig
 
@@ -43,6 +44,11 @@ class Transition(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     weight: Tensor
+
+    @property
+    def ended(self) -> Tensor:
+        """e = d or u: an episode's end of either kind."""
+        return torch.maximum(self.terminated, self.truncated)
 
 
 class NoiseSpec(NamedTuple):
@@ -217,6 +223,7 @@ class PolicyGradient(Algorithm):
     actor: Stacked
     critic: Stacked
     model: Stacked
+    advantage: AdvantageEstimator
 
     def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
@@ -247,6 +254,11 @@ class PolicyGradient(Algorithm):
         if self.joint:
             return self.model(obs, params=params, part="value")
         return self.critic(obs, params=params).squeeze(-1)
+
+    def advantages(self, rollout: Transition, value: Tensor, next_value: Tensor) -> Tensor:
+        """Â of the steps of a rollout `(S, T, B)`, from V̂(s_t) and V̂(s_{t+1}), all three `(S, N)` with N = T·B."""
+        value, next_value = (v.unflatten(1, rollout.reward.shape[1:]) for v in (value, next_value))
+        return self.advantage(rollout.reward, value, next_value, rollout.terminated, rollout.ended).flatten(1)
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         with torch.no_grad():

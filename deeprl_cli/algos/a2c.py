@@ -109,14 +109,11 @@ class A2C(PolicyGradient):
 
     def returns(self, rollout: Transition, value: Tensor) -> Tensor:
         """R `(S, N)` = Â + V̂, whose bootstraps are V̂'s or, under `bootstrap=target`, all V̂_target's."""
-        steps = rollout.reward.shape[1:]
         with torch.no_grad():
             if self.config.bootstrap == "target":
                 value = self.model_target(rollout.obs.flatten(1, 2), part="value")
-            next_value = self.model_target(rollout.next_obs.flatten(1, 2), part="value").unflatten(1, steps)
-        ended = torch.maximum(rollout.terminated, rollout.truncated)
-        advantage = self.advantage(rollout.reward, value.unflatten(1, steps), next_value, rollout.terminated, ended)
-        return advantage.flatten(1) + value
+            next_value = self.model_target(rollout.next_obs.flatten(1, 2), part="value")
+        return self.advantages(rollout, value, next_value) + value
 
     @torch.no_grad()
     def copy_if_due(self, steps: Tensor) -> None:

@@ -59,7 +59,9 @@ class A3C(PolicyGradient):
         s, a, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
         theta = self.model.views()
         pi, value = self.policy(s, theta), self.value(s, theta)
-        advantage = self.advantages(rollout, value.detach())
+        with torch.no_grad():
+            next_value = self.value(rollout.next_obs.flatten(1, 2))
+        advantage = self.advantages(rollout, value.detach(), next_value)
         R = value.detach() + advantage  # noqa: N806  R ← r_i + γR, from (1 − d_t)V̂(s_t) backwards  (lines 9–11)
 
         gain = self.reduce(pi.log_prob(a) * advantage, weight)  # δ_θ + ∇log π(s, a)(R − V̂(s)), ascending (12)
@@ -76,12 +78,3 @@ class A3C(PolicyGradient):
             "value/explained_variance": explained_variance(value.detach(), R, weight),
             "optim/grad_norm": norm,
         }
-
-    def advantages(self, rollout: Transition, value: Tensor) -> Tensor:
-        """R − V̂ `(S, N)`"""
-        steps = rollout.reward.shape[1:]
-        with torch.no_grad():
-            next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
-        ended = torch.maximum(rollout.terminated, rollout.truncated)
-        value = value.unflatten(1, steps)
-        return self.advantage(rollout.reward, value, next_value, rollout.terminated, ended).flatten(1)

@@ -81,7 +81,7 @@ class ActorCritic(PolicyGradient):
         critic_norm = self.critic_optimiser.step([self.critic.gradients(fit, w)], active)
         actor_norm = self.actor_optimiser.step([self.actor.gradients(loss, theta)], active)
         if self.config.gamma_t:
-            self.count_on(torch.maximum(b.terminated, b.truncated), b.weight)  # t ← t + 1          (line 10)
+            self.count_on(b.ended, b.weight)  # t ← t + 1                                             (line 10)
         return {
             "loss/policy": -gain.detach(),
             "loss/value": fit.detach(),

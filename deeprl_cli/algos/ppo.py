@@ -144,21 +144,18 @@ class PPO(PolicyGradient):
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:
         """Procedure "Gather experience": old log-probabilities, Â and R̂ = Â + V̂, once, before any update."""
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
-        reward, steps = rollout.reward, rollout.reward.shape[1:]
         with torch.no_grad():
             pi = self.model(obs, part="policy")
             log_p = self.head(pi).log_prob(action)  # p = π'(s, a), 'old' probabilities        (line 5)
-            value = self.value(obs).unflatten(1, steps)
-            next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
+            value, next_value = self.value(obs), self.value(rollout.next_obs.flatten(1, 2))
             ref = self.initial(obs, part="policy") if self.config.kl.ref == "initial" else pi
         if self.config.kl.where == "reward":  # r − β log(π/π_ref)
-            k1 = (log_p - self.head(ref).log_prob(action)).unflatten(1, steps)
-            reward = reward - self.kl_coef.view(-1, 1, 1) * k1
-        ended = torch.maximum(rollout.terminated, rollout.truncated)
-        advantage = self.advantage(reward, value, next_value, rollout.terminated, ended)
-        returns = (advantage + value).flatten(1)  # (lines 9–10)
-        samples = Samples(obs, action, log_p, returns, advantage.flatten(1), ref, weight)
-        return samples, {"value/explained_variance": explained_variance(value.flatten(1), returns, weight)}
+            k1 = (log_p - self.head(ref).log_prob(action)).view_as(rollout.reward)
+            rollout = rollout._replace(reward=rollout.reward - self.kl_coef.view(-1, 1, 1) * k1)
+        advantage = self.advantages(rollout, value, next_value)
+        returns = advantage + value  # (lines 9–10)
+        samples = Samples(obs, action, log_p, returns, advantage, ref, weight)
+        return samples, {"value/explained_variance": explained_variance(value, returns, weight)}
 
     def step(self, samples: Samples, minibatch: Tensor) -> Metrics:
         """One minibatch B of M, given by its indices `(S, M)`: lines 6–8."""

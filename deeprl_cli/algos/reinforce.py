@@ -101,8 +101,7 @@ class Reinforce(PolicyGradient):
     def gather(self, episodes: Transition) -> Samples:  # no graph: once an update, and of many padded lengths
         """R_t = Σ_{k=1}^{T−t} γ^{k−1} r_{t+k} (line 4); `tail=bootstrap` adds γ^{T−t}V̂(s_T) where a time limit cut."""
         reward, d, weight = episodes.reward, episodes.terminated, episodes.weight
-        e = torch.maximum(d, episodes.truncated)
-        gamma = self.config.gamma
+        e, gamma = episodes.ended, self.config.gamma
         if self.config.tail == "bootstrap":
             with torch.no_grad():
                 next_value = self.value(episodes.next_obs.flatten(1, 2)).unflatten(1, reward.shape[1:])

@@ -128,19 +128,15 @@ class TRPO(PolicyGradient):
 
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Targets, Metrics]:
         """Old policy and log-probabilities, Â and R̂ = Â + V̂, once, before anything moves."""
-        c = self.config
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
-        steps = rollout.reward.shape[1:]
         with torch.no_grad():
             pi = self.actor(obs)
-            value = self.value(obs).unflatten(1, steps)
-            next_value = self.value(rollout.next_obs.flatten(1, 2)).unflatten(1, steps)
-        ended = torch.maximum(rollout.terminated, rollout.truncated)
-        advantage = self.advantage(rollout.reward, value, next_value, rollout.terminated, ended)
-        returns = (advantage + value).flatten(1)
-        a_hat = normalise(advantage.flatten(1), weight) if c.normalize_advantage else advantage.flatten(1)
+            value, next_value = self.value(obs), self.value(rollout.next_obs.flatten(1, 2))
+        advantage = self.advantages(rollout, value, next_value)
+        returns = advantage + value
+        a_hat = normalise(advantage, weight) if self.config.normalize_advantage else advantage
         samples = Samples(obs, action, pi, self.head(pi).log_prob(action), a_hat, weight)
-        metrics = {"value/explained_variance": explained_variance(value.flatten(1), returns, weight)}
+        metrics = {"value/explained_variance": explained_variance(value, returns, weight)}
         return samples, Targets(obs, returns, weight), metrics
 
     def gradient(self, samples: Samples) -> tuple[Tensor, Tensor]:
