@@ -223,7 +223,7 @@ class PolicyGradient(Algorithm):
     actor: Stacked
     critic: Stacked
     model: Stacked
-    advantage: AdvantageEstimator
+    advantage: AdvantageEstimator  # of those that learn from rollouts or sub-episodes with V̂
 
     def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)

@@ -69,11 +69,6 @@ def test_tuned_values_compose_for_their_pair(name):
     load_config([f"algo={algo}", f"env={env}"])
 
 
-@pytest.mark.parametrize("name", config.group_options("experiment"))
-def test_every_experiment_composes(name):
-    load_config([f"experiment={name}"])
-
-
 def test_load_config_takes_a_name_a_line_or_a_list():
     assert load_config("sac").algo.name == "sac"
     assert load_config("algo=sac seed=3").seed == 3

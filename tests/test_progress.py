@@ -135,9 +135,12 @@ sys.exit("rich" in sys.modules or "torch" in sys.modules)
 
 def test_update_reads_the_clock_once_and_draws_nothing(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     progress = Progress(10**9, 1, io.StringIO())
+    reads: list[float] = []
+    monkeypatch.setattr(clock, "monotonic", lambda: reads.append(clock.now) or clock.now)
     monkeypatch.setattr(progress, "_print", lambda text: pytest.fail("drew"))
     for step in range(1000):
         progress.update(step, 1.0, 1.0)
+    assert len(reads) == 1000
 
 
 @pytest.mark.parametrize(
