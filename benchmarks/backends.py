@@ -83,7 +83,7 @@ def step_alone(overrides: Sequence[str], count: int, seconds: float) -> float:
     """Environment steps a second, dummy ones left out; the environments act at random."""
     import numpy as np
 
-    from deeprl_cli.config import load_config
+    from deeprl_cli.config.compose import load_config
     from deeprl_cli.envs.make import make_vector_env
 
     envs = make_vector_env(load_config(overrides).env, [0], count, training=True)
@@ -109,9 +109,9 @@ def step_alone(overrides: Sequence[str], count: int, seconds: float) -> float:
 
 def train(overrides: Sequence[str], count: int, steps: int) -> float:
     """`steps_per_second` of a run: collection and learning, without start, compilation and evaluation."""
-    from deeprl_cli.config import load_config
-    from deeprl_cli.run_folder import read_summary
-    from deeprl_cli.train import train as train_run
+    from deeprl_cli.config.compose import load_config
+    from deeprl_cli.runs.folder import read_summary
+    from deeprl_cli.training.run import train as train_run
 
     sizes = (f"algo.num_envs={count}", f"algo.rollout_length={SAMPLES // count}", f"total_steps={steps}")
     with tempfile.TemporaryDirectory() as folder:

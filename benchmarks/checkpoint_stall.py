@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from gymnasium.spaces import Box
 
-from deeprl_cli.checkpoint import save_checkpoint
 from deeprl_cli.data.replay import Replay
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.runs.checkpoint import save_checkpoint
 
 SPEC = EnvSpec("HalfCheetah-v5", Box(-np.inf, np.inf, (17,), np.float32), Box(-1, 1, (6,), np.float32))
 NEW_SHARES = (0.0, 0.01, 0.05, 0.05, 0.05, 0.25)  # of the memory's rows, written since the checkpoint before

@@ -308,8 +308,8 @@ def preload() -> None:
     import gymnasium.envs.mujoco  # noqa: F401
 
     import deeprl_cli.cli
-    import deeprl_cli.resume  # noqa: F401
-    from deeprl_cli.config import load_config
+    import deeprl_cli.commands.resume  # noqa: F401
+    from deeprl_cli.config.compose import load_config
 
     for job in JOBS:
         load_config(job)

@@ -11,24 +11,25 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import gymnasium as gym
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import Distribution, PolicyHead
 from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import AdvantageEstimator
-from deeprl_cli.rl.targets import q_values
-from deeprl_cli.schema import AlgoConfig, NetworkConfig
+from deeprl_cli.schema.run import AlgoConfig, NetworkConfig
 
 Fields = TypeVar("Fields", bound=tuple[Tensor, ...])
 Metrics = dict[str, Tensor]  # name -> (S,), detached
 Loop = Literal["rollout", "episodes", "replay", "demonstrations"]
+
+
+class ActionSpaceError(ConfigError):
+    """Actions of a kind that the algorithm can't take; the registry knows which others do."""
 
 
 class Transition(NamedTuple):
@@ -96,12 +97,9 @@ class Algorithm(nn.Module):
     def check(cls, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec) -> None:
         """Raise ConfigError for an action space, an observation or a network that this algorithm can't take."""
         if not isinstance(spec.action_space, cls.action_spaces):
-            from deeprl_cli.registry import algorithms_for
-
             kind = type(spec.action_space).__name__
-            raise ConfigError(
-                f"algo={config.name} takes {_names(cls.action_spaces)} actions, but {spec.id} has {kind} actions: "
-                f"use algo={' or algo='.join(algorithms_for(spec.action_space)) or '(none takes them)'}"
+            raise ActionSpaceError(
+                f"algo={config.name} takes {_names(cls.action_spaces)} actions, but {spec.id} has {kind} actions"
             )
         if cls.bounded_actions and isinstance(spec.action_space, Box) and not spec.action_space.is_bounded():
             raise ConfigError(
@@ -211,73 +209,6 @@ class Algorithm(nn.Module):
         """`act`, never compiled: evaluation's batch sizes would each cost a compilation."""
         action: Tensor = self.eager.get("act", self.act)(obs, noise)
         return action
-
-
-class PolicyGradient(Algorithm):
-    """An algorithm that learns a distribution over actions of any kind, π, and may learn a state value V̂ beside it.
-
-    Its networks are `model` where they are `joint`, else `actor` (θ) and, with V̂, `critic` (w).
-    """
-
-    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
-    actor: Stacked
-    critic: Stacked
-    model: Stacked
-    advantage: AdvantageEstimator  # of those that learn from rollouts or sub-episodes with V̂
-
-    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
-        self.head = PolicyHead(spec.action_space)
-
-    def make_actor(self) -> Stacked:
-        head, make = self.head, self.make_network
-        return Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), self.seeds, name="actor")
-
-    def make_critic(self) -> Stacked:
-        return Stacked(lambda: self.make_network(1, head_gain=1.0), self.seeds, name="critic")
-
-    def make_actor_critic(self) -> Stacked:
-        head, make = self.head, self.make_network
-        return Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), self.seeds, name="model")
-
-    def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=self.head.noise, step={})
-
-    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
-        """π(s, ·) for obs `(S, B, *obs)`; `params` (from `views()`) to differentiate with respect to."""
-        return self.head(
-            self.model(obs, params=params, part="policy") if self.joint else self.actor(obs, params=params)
-        )
-
-    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """V̂(s), `(S, B)`"""
-        if self.joint:
-            return self.model(obs, params=params, part="value")
-        return self.critic(obs, params=params).squeeze(-1)
-
-    def advantages(self, rollout: Transition, value: Tensor, next_value: Tensor) -> Tensor:
-        """Â of the steps of a rollout `(S, T, B)`, from V̂(s_t) and V̂(s_{t+1}), all three `(S, N)` with N = T·B."""
-        value, next_value = (v.unflatten(1, rollout.reward.shape[1:]) for v in (value, next_value))
-        return self.advantage(rollout.reward, value, next_value, rollout.terminated, rollout.ended).flatten(1)
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            pi = self.policy(obs)
-        return pi.mode() if noise is None else pi.sample(noise)
-
-
-class OffPolicyActorCritic(Algorithm):
-    """An algorithm that learns a policy of bounded continuous actions from critics, Q̂_j(s, a), and a replay memory."""
-
-    loop = "replay"
-    action_spaces = (Box,)
-    bounded_actions = True
-    critic: Stacked
-
-    def expected_return(self, obs: Tensor) -> Tensor:
-        """min_j Q̂_j(s, π(s)); of a soft Q̂ what its entropy is worth is part of it."""
-        with torch.no_grad():
-            return q_values(self.critic, obs, self.act_eagerly(obs, None)).amin(1)
 
 
 def done(steps: int | Tensor, horizon: int) -> float | Tensor:

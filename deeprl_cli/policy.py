@@ -13,10 +13,12 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from deeprl_cli import ranks
 from deeprl_cli.algorithm import Algorithm, Transition
-from deeprl_cli.envs.spec import Step
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.envs.spec import EnvSpec, Step
+from deeprl_cli.processes import ranks
 from deeprl_cli.rl.normalisers import RewardScaler, RunningStatistics
+from deeprl_cli.schema.run import RunConfig
 
 
 class Policy(nn.Module):
@@ -135,8 +137,7 @@ class Policy(nn.Module):
                 value[seed_index].copy_(tensors[f"obs_statistics.{name}"])
 
 
-def make_policy(
-    algorithm_class: type[Algorithm], config: Any, network: Any, spec: Any, seeds: list[int], device: str
-) -> Policy:
-    """The algorithm and its normalisers, on `device`."""
-    return Policy(algorithm_class(config, network, spec, seeds), config.num_envs).on(device)
+def make_policy(cfg: RunConfig, spec: EnvSpec) -> Policy:
+    """The run's algorithm and its normalisers, fresh, on the processor."""
+    algorithm = get_algorithm(cfg.algo.name)(cfg.algo, cfg.network, spec, cfg.seed_list)
+    return Policy(algorithm, cfg.algo.num_envs)

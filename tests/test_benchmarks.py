@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from deeprl_cli.config import load_config
-from deeprl_cli.train import train
+from deeprl_cli.config.compose import load_config
+from deeprl_cli.training.run import train
 from tests.contract.harness import short_run, small
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"

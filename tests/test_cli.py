@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from deeprl_cli import __version__, listing
-from deeprl_cli.cli import VERBS, main
-from deeprl_cli.config import load_config
+from deeprl_cli import __version__
+from deeprl_cli.algos.registry import algorithm_names, get_algorithm
+from deeprl_cli.cli import main
+from deeprl_cli.commands import VERBS
+from deeprl_cli.commands import list as listing
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.registry import algorithm_names, get_algorithm
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,11 +44,10 @@ def calls(tmp_path, monkeypatch):
     """Stand-ins for the modules that train and evaluate, in an empty working directory; what they were called with."""
     monkeypatch.chdir(tmp_path)
     made = []
-    train, evaluate = types.ModuleType("deeprl_cli.train"), types.ModuleType("deeprl_cli.evaluate")
+    train = types.ModuleType("deeprl_cli.training.run")
     train.train = made.append
-    evaluate.evaluate_run = lambda run, **options: made.append((run, options))
-    monkeypatch.setitem(sys.modules, "deeprl_cli.train", train)
-    monkeypatch.setitem(sys.modules, "deeprl_cli.evaluate", evaluate)
+    monkeypatch.setitem(sys.modules, "deeprl_cli.training.run", train)
+    monkeypatch.setattr("deeprl_cli.commands.eval.evaluate_run", lambda run, **options: made.append((run, options)))
     return made
 
 
@@ -157,14 +158,14 @@ def test_errors_of_the_preflight_are_lines_and_others_tracebacks(calls, monkeypa
     def refuse(cfg):
         raise ConfigError("algo=dqn takes Discrete actions")
 
-    monkeypatch.setattr(sys.modules["deeprl_cli.train"], "train", refuse)
+    monkeypatch.setattr(sys.modules["deeprl_cli.training.run"], "train", refuse)
     assert code("train", "algo=dqn") == 2
     assert capsys.readouterr().err == "deeprl: algo=dqn takes Discrete actions\n"
 
     def fail(cfg):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["deeprl_cli.train"], "train", fail)
+    monkeypatch.setattr(sys.modules["deeprl_cli.training.run"], "train", fail)
     with pytest.raises(ZeroDivisionError):
         main(["train", "algo=dqn"])
 
@@ -173,7 +174,7 @@ def test_interruption_before_training(calls, monkeypatch):
     def interrupt(cfg):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["deeprl_cli.train"], "train", interrupt)
+    monkeypatch.setattr(sys.modules["deeprl_cli.training.run"], "train", interrupt)
     assert code("train") == 130
 
 

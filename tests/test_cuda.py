@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeprl_cli.config import load_config
+from deeprl_cli.algos.registry import algorithm_names
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.policy import make_policy
-from deeprl_cli.registry import algorithm_names, get_algorithm
-from deeprl_cli.run_folder import read_config, read_summary
-from deeprl_cli.train import preflight, train
+from deeprl_cli.runs.folder import read_config, read_summary
+from deeprl_cli.training.preflight import preflight
+from deeprl_cli.training.run import train
 
 ENVS = {"sac": "Pendulum-v1"}  # CartPole for the others
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -43,10 +44,7 @@ def test_the_gpu_acts_as_the_processor(algo: str) -> None:
     """The same weights give the same deterministic actions on either device, to float tolerance."""
     cfg = load_config([f"algo={algo}", f"env={ENVS.get(algo, 'CartPole-v1')}", "hardware=cuda", "seeds=2"])
     spec = preflight(cfg)
-    policies = [
-        make_policy(get_algorithm(algo), cfg.algo, cfg.network, spec, cfg.seed_list, device)
-        for device in ("cpu", "cuda")
-    ]
+    policies = [make_policy(cfg, spec).on(device) for device in ("cpu", "cuda")]
     obs = torch.randn(2 * 8, *spec.observation_space.shape).numpy()  # type: ignore[misc]
     on_cpu, on_gpu = (policy.act(obs, None) for policy in policies)
     torch.testing.assert_close(torch.from_numpy(on_gpu), torch.from_numpy(on_cpu), rtol=1e-2, atol=1e-2)

@@ -137,7 +137,7 @@ def test_wheels_hold_everything(wheels):
 
 @pytest.mark.slow
 def test_configs_come_from_the_wheel(run, installed):
-    found = run("python", "-c", "import deeprl_cli.config_files as files; print(files.config_dir())").strip()
+    found = run("python", "-c", "import deeprl_cli.config.files as files; print(files.config_dir())").strip()
     assert Path(found).is_relative_to(installed.parent)
     assert Path(found).parts[-2:] == ("deeprl_cli", "configs")
 

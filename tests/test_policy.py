@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.policy import Policy
 from tests.contract.harness import ALGORITHMS, IMITATORS, batches, make_algorithm, opened_trainer, small, training_env
 

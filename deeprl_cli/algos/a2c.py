@@ -5,55 +5,36 @@ Shapes: S seeds, T steps of a sub-episode, B sub-episodes side by side, N = T·B
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Loop, Metrics, PolicyGradient, Transition
+from deeprl_cli.algorithm import Loop, Metrics, Transition
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.families import SubepisodeActorCritic, SubepisodeActorCriticConfig
 from deeprl_cli.rl.objectives import squared_error
-from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import (
-    REDUCTIONS,
-    AdvantageName,
-    advantage_estimator,
-    check_advantage,
-    check_normalised,
-    explained_variance,
-    mean,
-    normalise,
-)
-from deeprl_cli.schema import AlgoConfig, NetworkConfig, SubepisodeConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.rl.returns import AdvantageOptions, advantage_estimator, explained_variance, normalise
+from deeprl_cli.schema.run import AlgoConfig, NetworkConfig
+from deeprl_cli.schema.typed import PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
-class A2CConfig(SubepisodeConfig):
+class A2CConfig(AdvantageOptions, SubepisodeActorCriticConfig):
     subepisodes: Literal["fixed", "terminal"]
-    lr: PositiveFloat
-    advantage: AdvantageName
-    gae_lambda: UnitInterval
-    nstep: PositiveInt | None
     bootstrap: Literal["online", "target"]
     target_every: PositiveInt
-    normalize_advantage: bool
-    reduction: Literal["mean", "sum"]
-    vf_coef: NonNegativeFloat
-    ent_coef: NonNegativeFloat
 
     def validate(self) -> None:
-        check_advantage(self.advantage, self.nstep)
-        check_normalised(self.normalize_advantage, self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
+        self.check_advantages(self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
 
 
-class A2C(PolicyGradient):
+class A2C(SubepisodeActorCritic):
     """On-policy actor-critic: one gradient step from each batch of short sub-episodes (any actions)."""
 
     loop = "rollout"
-    joint = True
     reference = "deck Algorithm 6"
     Config = A2CConfig
     config: A2CConfig
@@ -61,11 +42,8 @@ class A2C(PolicyGradient):
 
     def __init__(self, config: A2CConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        self.model = self.make_actor_critic()
         self.model_target = self.model.target() if config.bootstrap == "target" else self.model  # V̂_target
         self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
-        self.optimiser = Optimiser(config, config.lr, [self.model.flat])
-        self.reduce = REDUCTIONS[config.reduction]
         self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
 
     @classmethod
@@ -79,9 +57,6 @@ class A2C(PolicyGradient):
         if self.config.bootstrap == "target":
             self.copy_if_due(torch.as_tensor(steps, device=self.copies.device))
 
-    def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        return self.step(rollout)
-
     def step(self, rollout: Transition) -> Metrics:
         """Lines 9–14 of Algorithm 6: what its backward loop accumulates is the gradient of one loss."""
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
@@ -94,18 +69,8 @@ class A2C(PolicyGradient):
 
         gain = self.reduce(pi.log_prob(action) * advantage, weight)  # δ_θ + ∇log π(s, a)(R − V̂(s)), ascending (12)
         fit = self.reduce(squared_error(value, R), weight)  # δ_w + ∇(R − V̂(s))², descending                 (13)
-        entropy = pi.entropy()
-        loss = -gain + self.config.vf_coef * fit - self.config.ent_coef * self.reduce(entropy, weight)
-
-        # update w and θ using δ_w and δ_θ; a seed that has done its share of the run stands still  (line 14)
-        norm = self.optimiser.step([self.model.gradients(loss, theta)], weight.sum(1) > 0)
-        return {
-            "loss/policy": -gain.detach(),
-            "loss/value": fit.detach(),
-            "policy/entropy": mean(entropy.detach(), weight),
-            "value/explained_variance": explained_variance(value.detach(), R, weight),
-            "optim/grad_norm": norm,
-        }
+        metrics = self.learn(gain, fit, pi.entropy(), theta, weight)  # update w and θ using δ_w and δ_θ     (14)
+        return {**metrics, "value/explained_variance": explained_variance(value.detach(), R, weight)}
 
     def returns(self, rollout: Transition, value: Tensor) -> Tensor:
         """R `(S, N)` = Â + V̂, whose bootstraps are V̂'s or, under `bootstrap=target`, all V̂_target's."""

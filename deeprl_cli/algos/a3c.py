@@ -9,36 +9,28 @@ Shapes: S seeds, T steps of a sub-episode, B sub-episodes side by side, N = T·B
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition
+from deeprl_cli.algorithm import Metrics, Transition
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.families import SubepisodeActorCritic, SubepisodeActorCriticConfig
 from deeprl_cli.rl.objectives import squared_error
-from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import REDUCTIONS, advantage_estimator, explained_variance, mean
-from deeprl_cli.schema import NetworkConfig, SubepisodeConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.rl.returns import advantage_estimator, explained_variance
+from deeprl_cli.schema.run import NetworkConfig
 
 
 @dataclass(kw_only=True, slots=True)
-class A3CConfig(SubepisodeConfig):
+class A3CConfig(SubepisodeActorCriticConfig):
     lock: bool  # workers update one at a time
-    lr: PositiveFloat
-    reduction: Literal["mean", "sum"]
-    vf_coef: NonNegativeFloat
-    ent_coef: NonNegativeFloat
 
 
-class A3C(PolicyGradient):
+class A3C(SubepisodeActorCritic):
     """Actor-critic by workers over shared weights, one short sub-episode at a time (any actions)."""
 
     loop = "episodes"
-    joint = True
     asynchronous = True
     reference = "deck Algorithm 6; Mnih et al. 2016"
     Config = A3CConfig
@@ -46,13 +38,7 @@ class A3C(PolicyGradient):
 
     def __init__(self, config: A3CConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
-        self.model = self.make_actor_critic()  # θ and w, a worker's copies of them
-        self.optimiser = Optimiser(config, config.lr, [self.model.flat])
-        self.reduce = REDUCTIONS[config.reduction]
         self.advantage = advantage_estimator("nstep", config.gamma, 1.0, None)  # Â_{T−t}: the rest of the sub-episode
-
-    def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        return self.step(rollout)
 
     def step(self, rollout: Transition) -> Metrics:
         """Lines 9–14 of Algorithm 6: what its backward loop accumulates is the gradient of one loss."""
@@ -66,15 +52,5 @@ class A3C(PolicyGradient):
 
         gain = self.reduce(pi.log_prob(a) * advantage, weight)  # δ_θ + ∇log π(s, a)(R − V̂(s)), ascending (12)
         fit = self.reduce(squared_error(value, R), weight)  # δ_w + ∇(R − V̂(s))², descending         (13)
-        entropy = pi.entropy()
-        loss = -gain + self.config.vf_coef * fit - self.config.ent_coef * self.reduce(entropy, weight)
-
-        # update w and θ using δ_w and δ_θ; a seed that has done its share of the run stands still  (line 14)
-        norm = self.optimiser.step([self.model.gradients(loss, theta)], weight.sum(1) > 0)
-        return {
-            "loss/policy": -gain.detach(),
-            "loss/value": fit.detach(),
-            "policy/entropy": mean(entropy.detach(), weight),
-            "value/explained_variance": explained_variance(value.detach(), R, weight),
-            "optim/grad_norm": norm,
-        }
+        metrics = self.learn(gain, fit, pi.entropy(), theta, weight)  # update w and θ using δ_w and δ_θ     (14)
+        return {**metrics, "value/explained_variance": explained_variance(value.detach(), R, weight)}

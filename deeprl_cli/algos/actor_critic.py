@@ -11,16 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, at_time, average
+from deeprl_cli.algorithm import Metrics, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.ranks import share_size
+from deeprl_cli.families import PolicyGradient
+from deeprl_cli.processes.ranks import share_size
 from deeprl_cli.rl.objectives import half_squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import td_target
-from deeprl_cli.schema import NetworkConfig, RolloutConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.schema.run import NetworkConfig, RolloutConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)

@@ -25,8 +25,8 @@ from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, mean
 from deeprl_cli.rl.targets import td_target
-from deeprl_cli.schema import AlgoConfig, NetworkConfig, SubepisodeConfig
-from deeprl_cli.typed import PositiveFloat, PositiveInt
+from deeprl_cli.schema.run import AlgoConfig, NetworkConfig, SubepisodeConfig
+from deeprl_cli.schema.typed import PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, average
+from deeprl_cli.algorithm import Metrics, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.families import PolicyGradient
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema import DemonstrationConfig, NetworkConfig
-from deeprl_cli.typed import PositiveFloat
+from deeprl_cli.schema.run import DemonstrationConfig, NetworkConfig
+from deeprl_cli.schema.typed import PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,7 +8,7 @@ Shapes: S seeds, B minibatch, K actions, C networks (2 where clipped, else 1); Q
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +16,10 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.families import OffPolicy
 from deeprl_cli.nets.build import starts_at_zero
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import EpsilonConfig, epsilon, epsilon_greedy
@@ -26,9 +27,9 @@ from deeprl_cli.rl.noise import uniform
 from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.rl.targets import PolyakConfig, polyak_update, td_target
-from deeprl_cli.schema import NetworkConfig
-from deeprl_cli.typed import PositiveFloat, PositiveInt
+from deeprl_cli.rl.targets import PolyakConfig, choose, polyak_update, td_target
+from deeprl_cli.schema.run import NetworkConfig
+from deeprl_cli.schema.typed import PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,10 +69,9 @@ class DQNConfig(PolyakConfig):
             )
 
 
-class DQN(Algorithm):
+class DQN(OffPolicy):
     """Q-learning with a replay memory and, by choice, a target network and double Q (discrete actions)."""
 
-    loop = "replay"
     action_spaces = (Discrete,)
     reference = "deck Algorithm 3"
     Config = DQNConfig
@@ -106,8 +106,10 @@ class DQN(Algorithm):
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
         assert isinstance(steps, int)  # in the replay loop all seeds have done the same
-        if self.config.target_update == "hard":
-            self.copy_if_due(steps)
+        copies = steps // self.config.target_every  # w_target ← w every so many environment steps (not updates)
+        if self.config.target_update == "hard" and copies > self.copies:
+            polyak_update(self.q_target, self.q, rho=0.0)
+            self.copies = copies
 
     def explore_at(self, progress: float | Tensor) -> None:
         if isinstance(progress, Tensor):
@@ -130,12 +132,8 @@ class DQN(Algorithm):
             q = self.values(self.q, obs)
         return choose(q, q[:, 0].argmax(-1)).amin(1)
 
-    def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
-        # sample mini-batch {⟨s_i, a_i, r_i, s_i'⟩ | i = 1, …} from M                               (line 8)
-        return average([self.step(batch, xi) for batch, xi in zip(minibatches, noise, strict=False)])
-
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        """Lines 9–10 of Algorithm 3."""
+        """Lines 9–10 of Algorithm 3, for one of the minibatches that `update` takes from M (line 8)."""
         w = self.q.views()
         y = self.target(batch, noise, w)  # set targets r + γ max_a' [Q̂_target(s')]_a'            (line 9)
         q = choose(self.values(self.q, batch.obs, w), batch.action)  # [Q̂(s)]_a
@@ -170,16 +168,3 @@ class DQN(Algorithm):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.copies = state["copies"]
-
-    def copy_if_due(self, steps: int) -> None:
-        """w_target ← w every `target_every` environment steps (not updates)."""
-        copies = steps // self.config.target_every
-        if copies > self.copies:
-            polyak_update(self.q_target, self.q, rho=0.0)
-            self.copies = copies
-
-
-def choose(q: Tensor, action: Tensor) -> Tensor:
-    """[Q̂_j(s)]_a: q `(S, C, B, K)`, action `(S, B)`, out `(S, C, B)`."""
-    index = action.long().unsqueeze(1).unsqueeze(-1).expand(-1, q.shape[1], -1, 1)
-    return q.gather(-1, index).squeeze(-1)

@@ -16,16 +16,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, average
+from deeprl_cli.algorithm import Metrics, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.families import PolicyGradient
 from deeprl_cli.rl.groups import AGGREGATIONS, ReferenceConfig, group_advantage, returns
 from deeprl_cli.rl.kl import ESTIMATORS, k3
 from deeprl_cli.rl.objectives import clip_objective
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema import EpisodeConfig, NetworkConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema.run import EpisodeConfig, NetworkConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt
 
 TYPICAL_LENGTH = 16  # steps of an episode, where only the order of magnitude matters
 

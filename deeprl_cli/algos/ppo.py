@@ -12,44 +12,33 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from deeprl_cli import ranks
-from deeprl_cli.algorithm import Metrics, NoiseSpec, PolicyGradient, Transition, average, take
+from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.families import PolicyGradient
+from deeprl_cli.processes import ranks
 from deeprl_cli.rl.kl import ESTIMATORS, KLConfig, adapt, k3
 from deeprl_cli.rl.noise import bits, permutation
 from deeprl_cli.rl.objectives import OBJECTIVES
 from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import (
-    AdvantageName,
-    advantage_estimator,
-    check_advantage,
-    check_normalised,
-    explained_variance,
-    mean,
-    normalise,
-)
+from deeprl_cli.rl.returns import AdvantageOptions, advantage_estimator, explained_variance, mean, normalise
 from deeprl_cli.rl.targets import polyak_update
-from deeprl_cli.schema import NetworkConfig, RolloutConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.schema.run import NetworkConfig, RolloutConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
-class PPOConfig(RolloutConfig):
+class PPOConfig(AdvantageOptions, RolloutConfig):
     lr: PositiveFloat
     batch_size: PositiveInt
     minibatch: Literal["epochs", "sample"]
     epochs: PositiveInt
     updates: PositiveInt | None
-    advantage: AdvantageName
-    gae_lambda: UnitInterval
-    nstep: PositiveInt | None
     objective: Literal["clip", "cpi"]
     clip_eps: PositiveFloat
     clip_schedule: Literal["constant", "linear"]
     ent_coef: NonNegativeFloat
     vf_coef: NonNegativeFloat
-    normalize_advantage: bool
     kl: KLConfig
 
     @property
@@ -59,8 +48,7 @@ class PPOConfig(RolloutConfig):
 
     def validate(self) -> None:
         self.kl.validate()
-        check_advantage(self.advantage, self.nstep)
-        check_normalised(self.normalize_advantage, self.batch_size, "algo.batch_size=1")
+        self.check_advantages(self.batch_size, "algo.batch_size=1")
         if self.minibatch == "epochs":
             self.check_minibatches(self.batch_size)
             if self.updates is not None:
@@ -124,12 +112,9 @@ class PPO(PolicyGradient):
         samples, metrics = self.gather_experience(rollout)
         samples = ranks.pooled(samples, self.config.num_envs)  # every rank draws the same minibatches
         self.active.fill_(True)
-        steps: list[Metrics] = []
-        counts: list[Tensor] = []  # which seeds learn from a step: kl.mode=stop stops each by itself
+        steps: list[tuple[Tensor, Metrics]] = []  # which seeds learn from it: kl.mode=stop stops each by itself
         for epoch in (noise["index"] % samples.weight.shape[1]).unbind(1):
-            for minibatch in epoch.split(self.config.batch_size, 1):
-                counts.append(self.active.clone())
-                steps.append(self.step(samples, minibatch))
+            steps += [(self.active.clone(), self.step(samples, m)) for m in epoch.split(self.config.batch_size, 1)]
             if not self.active.any():
                 break
         if self.config.kl.mode == "penalty":
@@ -139,7 +124,7 @@ class PPO(PolicyGradient):
                 m = ranks.share_of(samples)
                 kl = ranks.average(mean(self.policy(m.obs).kl(self.head(m.ref)), m.weight))
             self.kl_coef.copy_(adapt(self.kl_coef, kl, self.config.kl.aim))
-        return {**metrics, **average(steps, counts)}
+        return {**metrics, **average([metric for _, metric in steps], [learning for learning, _ in steps])}
 
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:
         """Procedure "Gather experience": old log-probabilities, Â and R̂ = Â + V̂, once, before any update."""
@@ -175,7 +160,6 @@ class PPO(PolicyGradient):
             divergence = self.kl(pi, ref, b.action)  # KL[π'(s, ·) ‖ π_ref(s, ·)]
             kl_ref = mean(ratio * divergence if c.kl.importance_weight else divergence, b.weight)
             loss, metrics["policy/kl_ref"] = loss + self.kl_coef * kl_ref, kl_ref
-
         with torch.no_grad():
             if c.kl.mode == "stop":  # KL[π ‖ π'], this way round: the actions were drawn from π
                 kl = ranks.average(mean(self.kl(ref, pi, b.action), b.weight))

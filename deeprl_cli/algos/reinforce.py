@@ -12,14 +12,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, PolicyGradient, Transition, at_time, average
+from deeprl_cli.algorithm import Metrics, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.families import PolicyGradient
 from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, explained_variance, mean, normalise, reverse_scan
-from deeprl_cli.schema import EpisodeConfig, NetworkConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema.run import EpisodeConfig, NetworkConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt
 
 TYPICAL_LENGTH = 200  # steps of an episode, for guessing the work of a run
 

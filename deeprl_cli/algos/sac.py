@@ -6,40 +6,34 @@ Shapes: S seeds, B minibatch, A action dimensions, C critics; obs `(S, B, *obs)`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, OffPolicyActorCritic, Transition, average
+from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.families import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import SquashedGaussian
-from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
+from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.rl.targets import PolyakConfig, critic_losses, polyak_update, q_values, td_target
-from deeprl_cli.schema import NetworkConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.rl.targets import polyak_update, q_values, td_target
+from deeprl_cli.schema.run import NetworkConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
-class SACConfig(PolyakConfig):
-    lr_actor: PositiveFloat
-    lr_critic: PositiveFloat
+class SACConfig(OffPolicyActorCriticConfig):
     lr_alpha: PositiveFloat
     critics: Literal[1, 2]
     alpha: NonNegativeFloat | Literal["auto"]
     alpha_init: PositiveFloat
     target_entropy: float | Literal["auto"]
-    exploration: ExplorationConfig
-
-    def validate(self) -> None:
-        PolyakConfig.validate(self)
-        self.exploration.validate()
 
 
 class SAC(OffPolicyActorCritic):
@@ -52,8 +46,6 @@ class SAC(OffPolicyActorCritic):
     def __init__(self, config: SACConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
         c = config
-        (self.size,) = spec.action_space.shape or ()
-
         self.actor = Stacked(lambda: self.make_network(2 * self.size), seeds, name="actor")  # θ: μ and log σ
         self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, c.critics, name="critic")  # w₁, w₂
         self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
@@ -80,20 +72,12 @@ class SAC(OffPolicyActorCritic):
             pi = self.policy(obs)
             return pi.mode() if noise is None else self.exploration(pi.sample(noise[..., 0, :]), noise[..., -1, :])
 
-    def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
-        # for a number of gradient steps: randomly sample a batch B from M (lines 5–6)
-        return average([self.step(batch, xi) for batch, xi in zip(minibatches, noise, strict=False)])
-
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
-        """One pass through lines 7–12 of Algorithm 7."""
+        """One pass through lines 7–12 of Algorithm 7, for one of the batches B that `update` samples from M (5–6)."""
         alpha = self.log_alpha.detach().exp()
 
         # critics: ∇_{w_i} 1/|B| Σ (Q_{w_i}(s, a) − y)²                                          (line 9)
-        w = self.critic.views()
-        y = self.target(batch, noise["next_xi"], alpha)
-        q = q_values(self.critic, batch.obs, batch.action, w)
-        critic_loss = critic_losses(q, y, batch.weight)
-        critic_norm = self.critic_optimiser.step([self.critic.gradients(critic_loss, w)])
+        metrics = self.fit_critics(batch, self.target(batch, noise["next_xi"], alpha))
 
         # actor: ∇_θ 1/|B| Σ (min_j Q_{w_j}(s, ã_θ(s)) − α log π_θ(s, ã_θ(s))), ascending        (line 10)
         theta = self.actor.views()
@@ -109,17 +93,8 @@ class SAC(OffPolicyActorCritic):
             self.alpha_optimiser.step(list(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha])))
 
         polyak_update(self.critic_target, self.critic, self.config.keep)  # (line 11)
-        return {
-            "loss/critic": critic_loss.detach(),
-            "loss/actor": actor_loss.detach(),
-            "loss/alpha": alpha_loss.detach(),
-            "policy/entropy": entropy,
-            "policy/alpha": alpha,
-            "q/mean": mean(q.detach().mean(1), batch.weight),
-            "q/target_mean": mean(y, batch.weight),
-            "optim/critic_grad_norm": critic_norm,
-            "optim/actor_grad_norm": actor_norm,
-        }
+        metrics |= {"loss/actor": actor_loss.detach(), "optim/actor_grad_norm": actor_norm}
+        return {**metrics, "loss/alpha": alpha_loss.detach(), "policy/entropy": entropy, "policy/alpha": alpha}
 
     @torch.no_grad()
     def target(self, batch: Transition, next_xi: Tensor, alpha: Tensor) -> Tensor:

@@ -11,33 +11,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, OffPolicyActorCritic, Transition, average
+from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.families import DeterministicActorCritic, OffPolicyActorCriticConfig
 from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
+from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.rl.targets import PolyakConfig, critic_losses, first_q, polyak_update, q_values, td_target
-from deeprl_cli.schema import NetworkConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.rl.targets import first_q, polyak_update, q_values, td_target
+from deeprl_cli.schema.run import NetworkConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
-class TD3Config(PolyakConfig):
-    lr_actor: PositiveFloat
-    lr_critic: PositiveFloat
+class TD3Config(OffPolicyActorCriticConfig):
     policy_delay: PositiveInt
     target_noise: NonNegativeFloat
     target_noise_clip: NonNegativeFloat
-    exploration: ExplorationConfig
-
-    def validate(self) -> None:
-        PolyakConfig.validate(self)
-        self.exploration.validate()
 
 
-class TD3(OffPolicyActorCritic):
+class TD3(DeterministicActorCritic):
     """DDPG with twin critics, a delayed policy and smoothed target actions (continuous actions)."""
 
     graphs = ("act", "critic_step", "step")
@@ -50,8 +44,6 @@ class TD3(OffPolicyActorCritic):
     def __init__(self, config: TD3Config, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
         super().__init__(config, network, spec, seeds)
         c = config
-        (self.size,) = spec.action_space.shape or ()
-
         self.actor = Stacked(lambda: self.make_network(self.size), seeds, name="actor")  # φ
         self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, 2, name="critic")  # θ₁, θ₂
         self.critic_target, self.actor_target = self.critic.target(), self.actor.target()  # θ' ← θ, φ' ← φ
@@ -67,16 +59,6 @@ class TD3(OffPolicyActorCritic):
     def noise_spec(self) -> NoiseSpec:
         return NoiseSpec(act=normal(self.size), step={"epsilon": normal(self.config.batch_size, self.size)})
 
-    def policy(self, actor: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """π_φ(s), `(S, B, A)`."""
-        return actor(obs, params=params).tanh()
-
-    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """a ~ π_φ(s) + ε: see Exploration for the noise's memory, and for evaluating with it."""
-        with torch.no_grad():
-            action = self.policy(self.actor, obs)
-            return action if noise is None else self.exploration(action, noise)
-
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
         steps = []
         for batch, xi in zip(minibatches, noise, strict=False):
@@ -87,28 +69,17 @@ class TD3(OffPolicyActorCritic):
 
     def critic_step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """A step of the critics alone; a graph of its own, so that what is delayed isn't computed."""
-        return self.fit_critics(batch, noise)
+        return self.improve_critics(batch, noise)
 
-    def fit_critics(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+    def improve_critics(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """θ_i ← argmin_{θ_i} 1/N Σ (y − Q_{θ_i}(s, a))², by one step of gradient descent"""
-        theta = self.critic.views()
-        y = self.target(batch, noise["epsilon"])
-        q = q_values(self.critic, batch.obs, batch.action, theta)
-        critic_loss = critic_losses(q, y, batch.weight)
-        critic_norm = self.critic_optimiser.step([self.critic.gradients(critic_loss, theta)])
-        return {
-            "loss/critic": critic_loss.detach(),
-            "loss/actor": self.actor_loss.clone(),
-            "q/mean": mean(q.detach().mean(1), batch.weight),
-            "q/target_mean": mean(y, batch.weight),
-            "optim/critic_grad_norm": critic_norm,
-            "optim/actor_grad_norm": self.actor_norm.clone(),
-            "explore/sigma": self.exploration.sigma.clone(),
-        }
+        metrics = self.fit_critics(batch, self.target(batch, noise["epsilon"]))
+        metrics |= {"loss/actor": self.actor_loss.clone(), "optim/actor_grad_norm": self.actor_norm.clone()}
+        return {**metrics, "explore/sigma": self.exploration.sigma.clone()}
 
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """A step of the critics, of the actor and of the target networks."""
-        metrics = self.fit_critics(batch, noise)
+        metrics = self.improve_critics(batch, noise)
 
         # ∇_φ J(φ) = 1/N Σ ∇_a Q_{θ₁}(s, a)|_{a=π_φ(s)} ∇_φ π_φ(s), ascending
         phi = self.actor.views()

@@ -13,32 +13,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeprl_cli import ranks
-from deeprl_cli.algorithm import Metrics, NoiseSpec, PolicyGradient, Transition, average, take
+from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.families import PolicyGradient
+from deeprl_cli.processes import ranks
 from deeprl_cli.rl.natural_gradient import conjugate_gradient, dot, line_search
 from deeprl_cli.rl.noise import permutation
 from deeprl_cli.rl.optimisers import Optimiser
-from deeprl_cli.rl.returns import (
-    AdvantageName,
-    advantage_estimator,
-    check_advantage,
-    check_normalised,
-    explained_variance,
-    mean,
-    normalise,
-)
-from deeprl_cli.schema import NetworkConfig, RolloutConfig
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.rl.returns import AdvantageOptions, advantage_estimator, explained_variance, mean, normalise
+from deeprl_cli.schema.run import NetworkConfig, RolloutConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
-class TRPOConfig(RolloutConfig):
-    advantage: AdvantageName
-    gae_lambda: UnitInterval
-    nstep: PositiveInt | None
-    normalize_advantage: bool
+class TRPOConfig(AdvantageOptions, RolloutConfig):
     max_kl: PositiveFloat
     cg_iterations: PositiveInt
     cg_damping: NonNegativeFloat
@@ -50,8 +39,7 @@ class TRPOConfig(RolloutConfig):
 
     def validate(self) -> None:
         self.check_minibatches(self.batch_size)
-        check_advantage(self.advantage, self.nstep)
-        check_normalised(self.normalize_advantage, self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
+        self.check_advantages(self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
         if self.backtrack_ratio in (0, 1):
             raise ConfigError(
                 f"algo.backtrack_ratio={self.backtrack_ratio:g} doesn't shorten a step that goes too far: give one "

@@ -1,1 +1,4 @@
-"""Experience: the replay memory (off-policy) and the rollout buffer (on-policy)."""
+"""Experience: the replay memory (off-policy), the rollout buffer (on-policy), and how much memory they take.
+
+Playing episodes belongs to `training/`, environments to `envs/`.
+"""

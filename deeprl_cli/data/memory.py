@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from deeprl_cli import ranks
 from deeprl_cli.data.frames import FrameMemory
 from deeprl_cli.data.replay import Replay
 from deeprl_cli.envs.observations import is_image
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import ReplayConfig, RunConfig, device_of
+from deeprl_cli.processes import ranks
+from deeprl_cli.schema.run import ReplayConfig, RunConfig, device_of
 
 
 def make_memory(cfg: RunConfig, spec: EnvSpec, device: torch.device) -> Replay:

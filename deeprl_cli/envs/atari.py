@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.wrappers import AtariPreprocessing, TimeLimit
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import AtariConfig
+from deeprl_cli.schema.run import AtariConfig
 
 LIFE_LOST = "life_lost"  # key in `info`: terminated for learning, yet the game goes on
 

@@ -14,7 +14,7 @@ from deeprl_cli.envs.observations import ObservationView
 from deeprl_cli.envs.spec import Array, EnvSpec
 from deeprl_cli.envs.vector import NextStepVectorEnv, episode_seed
 from deeprl_cli.errors import ConfigError, did_you_mean
-from deeprl_cli.schema import EnvConfig
+from deeprl_cli.schema.run import EnvConfig
 
 
 class EnvPoolVectorEnv(NextStepVectorEnv):

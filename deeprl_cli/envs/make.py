@@ -20,7 +20,7 @@ from deeprl_cli.envs.observations import ObservationView, StackedChannels, flatt
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import EnvConfig
+from deeprl_cli.schema.run import EnvConfig
 
 Env = gym.Env[Any, Any]
 
@@ -72,24 +72,6 @@ def make_vector_env(
         own_noise=own_noise,
         first_env=first_env,
     )
-
-
-def draws_from_np_random(cfg: EnvConfig) -> bool:
-    """Whether the environment takes the generator that gymnasium gives it on reset(seed=…). Raises ConfigError."""
-    env = build_env(cfg, training=True)
-    try:
-        env.reset(seed=0)
-        return getattr(env.unwrapped, "_np_random", None) is not None
-    finally:
-        env.close()
-
-
-def has_time_limit(cfg: EnvConfig) -> bool:
-    """Whether every episode ends, after so many steps if not before. Our own environments' do; Atari's emulator has a
-    limit of frames."""
-    registered = resolve(cfg.id)
-    own = str(registered.entry_point).startswith("deeprl_cli.")
-    return own or cfg.atari.enabled or (cfg.max_episode_steps or registered.max_episode_steps) is not None
 
 
 def env_spec(cfg: EnvConfig) -> EnvSpec:

@@ -24,7 +24,7 @@ from deeprl_cli.nets.modules import (
 from deeprl_cli.nets.spaces import MOST_FEATURES, MOST_ROWS, bounds_of, fits, is_image, per_dimension, shown, sizes_of
 from deeprl_cli.nets.tables import JointIndex, Table, Tiles, UnitBox
 from deeprl_cli.nets.transformer import Transformer
-from deeprl_cli.schema import LayersConfig, LinearConfig, NetworkConfig, TransformerConfig
+from deeprl_cli.schema.run import LayersConfig, LinearConfig, NetworkConfig, TransformerConfig
 
 SMALLEST_FRAME = 36  # pixels a side that survive the three convolutions of the Nature CNN
 

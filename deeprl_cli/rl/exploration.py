@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.ranks import share_size
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat, UnitInterval
+from deeprl_cli.processes.ranks import share_size
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.typed import NonNegativeFloat
+from deeprl_cli.schema.typed import NonNegativeFloat
 
 
 @dataclass(kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.distributions import Distribution
-from deeprl_cli.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
 
 Estimator = Callable[[Distribution, Distribution, Tensor], Tensor]  # (π', π_ref, actions) -> per sample
 COEF_RANGE = 1e-6, 1e6  # of an adaptive β: halved or doubled without end it would leave the floats

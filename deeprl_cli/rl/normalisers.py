@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeprl_cli import ranks
+from deeprl_cli.processes import ranks
 from deeprl_cli.rl.returns import reverse_scan
 
 CLIP = 10.0  # normalised values beyond this are outliers of the first moments (SB3's VecNormalize)

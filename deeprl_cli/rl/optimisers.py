@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from deeprl_cli.ranks import average_all
-from deeprl_cli.schema import AlgoConfig
+from deeprl_cli.processes.ranks import average_all
+from deeprl_cli.schema.run import AlgoConfig
 
 BETA1, BETA2 = 0.9, 0.999  # Adam (Kingma & Ba 2015)
 RMSPROP_ALPHA = 0.99  # torch's and the A3C paper's decay

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deeprl_cli import ranks
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.processes import ranks
+from deeprl_cli.schema.typed import PositiveInt, UnitInterval
 
 AdvantageName = Literal["gae", "td", "nstep", "mc"]
 # (reward, value, next_value, terminated, ended), each `(S, T, B)`, to Â `(S, T, B)`
 AdvantageEstimator = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(kw_only=True)
+class AdvantageOptions:
+    """How a rollout's Â are estimated. Empty slots let it stand beside any other part of a configuration."""
+
+    __slots__ = ()
+    advantage: AdvantageName
+    gae_lambda: UnitInterval
+    nstep: PositiveInt | None
+    normalize_advantage: bool
+
+    def check_advantages(self, samples: int, key: str) -> None:
+        """Raise ConfigError for an option that isn't read, or where advantages are normalised over the one sample that
+        `key` leaves: it is its own mean, and nothing is learned."""
+        if self.nstep is not None and self.advantage != "nstep":
+            raise ConfigError(
+                f"algo.nstep={self.nstep} means nothing to algo.advantage={self.advantage}: add algo.advantage=nstep"
+            )
+        if self.normalize_advantage and samples == 1:
+            raise ConfigError(
+                f"algo.normalize_advantage=true takes its mean off the only sample that {key} leaves: give "
+                "algo.normalize_advantage=false, or more samples"
+            )
 
 
 def advantage_estimator(name: AdvantageName, gamma: float, lam: float, k: int | None) -> AdvantageEstimator:
@@ -37,21 +63,6 @@ def advantage_estimator(name: AdvantageName, gamma: float, lam: float, k: int | 
         return reverse_scan(delta, carry) if steps is None else windowed_scan(delta, carry, steps)
 
     return estimate
-
-
-def check_advantage(name: AdvantageName, k: int | None) -> None:
-    """Raise ConfigError where `algo.nstep` is given for an estimator that doesn't read it."""
-    if k is not None and name != "nstep":
-        raise ConfigError(f"algo.nstep={k} means nothing to algo.advantage={name}: add algo.advantage=nstep")
-
-
-def check_normalised(normalize: bool, samples: int, key: str) -> None:
-    """Raise ConfigError where advantages are normalised over one sample: it is its own mean, and nothing is learned."""
-    if normalize and samples == 1:
-        raise ConfigError(
-            f"algo.normalize_advantage=true takes its mean off the only sample that {key} leaves: give "
-            "algo.normalize_advantage=false, or more samples"
-        )
 
 
 def gae(

@@ -10,8 +10,8 @@ from torch import Tensor
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema import ReplayConfig
-from deeprl_cli.typed import UnitInterval
+from deeprl_cli.schema.run import ReplayConfig
+from deeprl_cli.schema.typed import UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,6 +55,12 @@ def first_q(critic: Stacked, obs: Tensor, action: Tensor) -> Tensor:
     """Q_{w_1}(s, a) alone, `(S, B)`: what a deterministic policy climbs."""
     first = {name: w[:, :1] for name, w in critic.views().items()}
     return q_values(critic, obs, action, first).squeeze(1)
+
+
+def choose(q: Tensor, action: Tensor) -> Tensor:
+    """[Q̂_j(s)]_a of networks S → ℝ^|A|: q `(S, C, B, K)`, action `(S, B)`, out `(S, C, B)`."""
+    index = action.long().unsqueeze(1).unsqueeze(-1).expand(-1, q.shape[1], -1, 1)
+    return q.gather(-1, index).squeeze(-1)
 
 
 def critic_losses(q: Tensor, y: Tensor, weight: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.algos.a2c import A2C, A2CConfig
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema import AlgoConfig, EpisodeConfig, RolloutConfig
+from deeprl_cli.schema.run import AlgoConfig, EpisodeConfig, RolloutConfig
 from tests.contract.harness import Learner, make_algorithm, opened_trainer
 
 DECK = ["algo.optim=sgd", "algo.reduction=sum", "algo.vf_coef=1", "algo.clip_norm=null", "algo.lr=0.01"]

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.algos.actor_critic import ActorCritic
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from tests.contract.harness import opened_trainer

@@ -7,7 +7,7 @@ import torch
 
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.algos.async_q import AsyncQ
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from tests.contract.harness import OBSERVATION_SPACES, configured, make_algorithm

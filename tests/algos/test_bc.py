@@ -11,13 +11,14 @@ from gymnasium import spaces
 from deeprl_cli.algorithm import EnvSpec, Transition
 from deeprl_cli.algos.bc import BC
 from deeprl_cli.cli import main
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.actions import ActionView
 from deeprl_cli.envs.make import env_spec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.run_folder import read_summary
-from deeprl_cli.train import preflight, train
-from deeprl_cli.trainers.demonstrations import Lessons
+from deeprl_cli.runs.folder import read_summary
+from deeprl_cli.training.demonstrations import Lessons
+from deeprl_cli.training.preflight import preflight
+from deeprl_cli.training.run import train
 from tests.contract.harness import opened_trainer
 
 

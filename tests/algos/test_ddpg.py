@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from deeprl_cli.algorithm import EnvSpec
-from deeprl_cli.checkpoint import load_checkpoint, save_checkpoint
-from deeprl_cli.config import load_config
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.hardware import GraphCompiler
-from deeprl_cli.registry import get_algorithm
+from deeprl_cli.processes.hardware import GraphCompiler
+from deeprl_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.contract.harness import Learner, configured, differences, make_algorithm, opened_trainer, small
 
 SQUASHED = ["ddpg", "td3", "sac"]  # policies that reach (−1, 1) only

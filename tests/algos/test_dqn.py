@@ -8,7 +8,7 @@ import torch
 
 from deeprl_cli.algorithm import EnvSpec, Transition
 from deeprl_cli.algos.dqn import DQN
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from tests.contract.harness import OBSERVATION_SPACES, Learner, configured, make_algorithm, opened_trainer, small
 

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from deeprl_cli.algorithm import EnvSpec, Transition
 from deeprl_cli.algos.grpo import GRPO
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.groups import by_constant, by_sequence, by_token, group_advantage, returns
 from tests.contract.harness import opened_trainer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deeprl_cli.algorithm import take
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.returns import gae
 from tests.contract.harness import Learner, make_algorithm

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.algos.reinforce import Reinforce
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.returns import normalise

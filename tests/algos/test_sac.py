@@ -8,7 +8,7 @@ import torch
 
 from deeprl_cli.algorithm import EnvSpec
 from deeprl_cli.algos.sac import SAC, actor_objective, alpha_objective
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.targets import critic_losses, q_values
 from tests.contract.harness import Learner, make_algorithm

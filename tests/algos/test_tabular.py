@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from deeprl_cli.algorithm import Algorithm, EnvSpec, Transition
-from deeprl_cli.config import load_config
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.registry import get_algorithm
 from tests.contract.harness import Learner, differences, make_algorithm, state
 
 SGD = [
@@ -124,7 +124,7 @@ def test_tabular_is_linear_in_onehot(options):
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_compiled_equals_eager(name, network):
     """A run's graphs, whole, compute what eager mode does."""
-    from deeprl_cli.hardware import GraphCompiler
+    from deeprl_cli.processes.hardware import GraphCompiler
 
     torch._dynamo.reset()
     options = [f"network={network.split()[0]}", *network.split()[1:]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deeprl_cli.config import load_config
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.registry import get_algorithm
 from tests.contract.harness import ACTION_SPACES, OBSERVATION_SPACES, Learner, make_algorithm
 
 ACTIONS = ["Discrete", "Box", "MultiDiscrete", "MultiBinary"]

@@ -21,18 +21,20 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from deeprl_cli import hardware as hw
 from deeprl_cli.algorithm import Algorithm, EnvSpec, Transition
-from deeprl_cli.checkpoint import load_checkpoint
-from deeprl_cli.config import load_config
+from deeprl_cli.algos.registry import algorithm_names, get_algorithm
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.make import env_spec
-from deeprl_cli.evaluate import eval_envs
+from deeprl_cli.evaluation.evaluate import eval_envs
 from deeprl_cli.policy import make_policy
-from deeprl_cli.registry import algorithm_names, get_algorithm
+from deeprl_cli.processes import hardware as hw
 from deeprl_cli.rl.noise import NoiseStream
-from deeprl_cli.schema import RunConfig
-from deeprl_cli.train import TRAINERS, train, training_envs
-from deeprl_cli.trainers.base import Services, Trainer
+from deeprl_cli.runs.checkpoint import load_checkpoint
+from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training.assemble import TRAINERS, training_envs
+from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.run import train
+from deeprl_cli.training.services import Services
 
 SEEDS = [3, 11, 7]
 HORIZON = 1000  # environment steps that schedules run over
@@ -355,13 +357,12 @@ class SilentServices(Services):
 def opened_trainer(cfg: RunConfig, run_dir: Path) -> Iterator[Trainer]:
     """A trainer for `cfg` that has not started; its environments are closed at the end."""
     spec = env_spec(cfg.env)
-    algorithm_class = get_algorithm(cfg.algo.name)
-    policy = make_policy(algorithm_class, cfg.algo, cfg.network, spec, cfg.seed_list, "cpu")
+    policy = make_policy(cfg, spec)
     envs = training_envs(cfg)
     evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
     hardware = hw.Hardware("cpu", 1, False, "highest")
     try:
-        yield TRAINERS[algorithm_class.loop_for(cfg.algo)](
+        yield TRAINERS[policy.algorithm.loop_for(cfg.algo)](
             cfg, policy, envs, evaluation_envs, hardware, SilentServices(run_dir)
         )
     finally:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from deeprl_cli.hardware import GraphCompiler
-from deeprl_cli.registry import get_algorithm
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.processes.hardware import GraphCompiler
 from tests.contract.harness import (
     ALGORITHMS,
     HORIZON,

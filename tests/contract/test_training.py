@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from deeprl_cli.checkpoint import load_checkpoint, save_checkpoint
-from deeprl_cli.config import load_config
-from deeprl_cli.registry import get_algorithm
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.config.compose import load_config
+from deeprl_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 from tests.contract.harness import (
     ALGORITHMS,
     IMITATORS,

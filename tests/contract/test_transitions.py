@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeprl_cli.algorithm import Transition
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.rl.returns import gae
 from deeprl_cli.rl.targets import td_target
 from tests.contract.harness import held, opened_trainer

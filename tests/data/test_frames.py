@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from deeprl_cli.checkpoint import load_checkpoint, save_checkpoint
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.data import frames, memory, replay
 from deeprl_cli.data.frames import FrameMemory, frame_layout
 from deeprl_cli.data.replay import Replay
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.envs.spec import EnvSpec, Step
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.runs.checkpoint import load_checkpoint, save_checkpoint
 
 FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 

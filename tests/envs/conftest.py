@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from deeprl_cli.schema import AtariConfig, EnvConfig
+from deeprl_cli.schema.run import AtariConfig, EnvConfig
 
 
 class Probe(gym.Env):

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.ids import metadata, registered_ids
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.envs.testing import register_own_envs

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeprl_cli.config import load_config
-from deeprl_cli.envs.make import draws_from_np_random, make_vector_env
+from deeprl_cli.config.compose import load_config
+from deeprl_cli.envs.look import look
+from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.train import preflight
+from deeprl_cli.training.preflight import preflight
 from tests.envs.conftest import config
 
 FROZEN_LAKE = {"map_name": "8x8", "is_slippery": True}
@@ -72,8 +73,8 @@ def test_independent_noise_is_replayed():
 
 def test_an_environment_that_ignores_its_generator_is_refused():
     """It couldn't be reseeded."""
-    assert draws_from_np_random(config("CartPole-v1"))
-    assert not draws_from_np_random(config("test/Unrepeatable-v0"))
+    assert look(config("CartPole-v1")).reseedable
+    assert not look(config("test/Unrepeatable-v0")).reseedable
     options = ["algo=grpo", "network=mlp", "algo.group_noise=independent"]
     preflight(load_config([*options, "env=FrozenLake-v1"]))
     with pytest.raises(

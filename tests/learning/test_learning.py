@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from deeprl_cli.config import load_config
-from deeprl_cli.run_folder import read_summary
-from deeprl_cli.train import train
+from deeprl_cli.config.compose import load_config
+from deeprl_cli.runs.folder import read_summary
+from deeprl_cli.training.run import train
 
 
 class Reach(gym.Env):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deeprl_cli.checkpoint import load_checkpoint
-from deeprl_cli.config import load_config
-from deeprl_cli.run_folder import read_summary
-from deeprl_cli.train import train
+from deeprl_cli.config.compose import load_config
+from deeprl_cli.runs.checkpoint import load_checkpoint
+from deeprl_cli.runs.folder import read_summary
+from deeprl_cli.training.run import train
 from tests.contract.harness import differences, opened_trainer
 
 CATCH = "env=deeprl/PixelCatch-v0"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory, channels_last, resolve_name
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis

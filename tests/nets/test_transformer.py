@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.nets.stacked import Stacked

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.exploration import EpsilonConfig, Exploration, ExplorationConfig, epsilon, epsilon_greedy
 

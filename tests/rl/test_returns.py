@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torch
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.returns import (
     REDUCTIONS,
+    AdvantageOptions,
     advantage_estimator,
-    check_advantage,
     explained_variance,
     gae,
     mean,
@@ -172,11 +174,20 @@ def test_windowed_scan_is_the_sum_of_k_terms(length):
         torch.testing.assert_close(windowed_scan(x, carry, k), expected)
 
 
+@dataclass(kw_only=True, slots=True)
+class Options(AdvantageOptions):
+    pass
+
+
 def test_nstep_is_refused_where_it_is_not_read():
-    check_advantage("nstep", 3)
-    check_advantage("gae", None)
+    def check(advantage, nstep):
+        options = {"gae_lambda": 0.95, "normalize_advantage": False}
+        Options(advantage=advantage, nstep=nstep, **options).check_advantages(8, "algo.batch_size=1")
+
+    check("nstep", 3)
+    check("gae", None)
     with pytest.raises(ConfigError, match=r"algo\.nstep=3 .* add algo\.advantage=nstep"):
-        check_advantage("gae", 3)
+        check("gae", 3)
 
 
 def test_sum_leaves_out_weight_zero():

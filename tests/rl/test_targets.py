@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deeprl_cli.config import load_config
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.targets import critic_losses, first_q, polyak_update, q_values, td_target

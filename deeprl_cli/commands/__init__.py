@@ -1,0 +1,8 @@
+"""The verbs of the command line, one file each: its flags, its help, what it does, its last line.
+
+A verb `x` is a module `x.py` with `run(arguments) -> exit code`, named in `VERBS` and in `cli.HELP`. Flags
+are read before anything large is imported, so that `--help` and a mistyped flag answer at once. What two verbs share
+doesn't live here, but in the room whose matter it is.
+"""
+
+VERBS = ("train", "resume", "verify", "eval", "list", "bench", "plot")

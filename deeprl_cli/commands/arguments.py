@@ -1,0 +1,38 @@
+"""What the verbs' flags are made of: a parser whose errors are one line, and kinds of values. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from deeprl_cli.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, its errors as ours: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` says what there is")
+
+    def takes_run(self) -> None:
+        """RUN, and leave to import what it names."""
+        self.add_argument("run", type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
+        trust = "import the module that the run's environment names (module:Id); it runs code"
+        self.add_argument("--trust", action="store_true", help=trust)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+    return int(text)

@@ -1,0 +1,107 @@
+"""`deeprl train --check …`: everything short of training. Builds the run, does an update, says what it will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from deeprl_cli.data.memory import free_bytes, memory_bytes
+from deeprl_cli.errors import UserError
+from deeprl_cli.policy import Policy
+from deeprl_cli.processes import hardware as hw
+from deeprl_cli.runs.logger import RunLogger
+from deeprl_cli.runs.weights_chain import WeightsChain
+from deeprl_cli.schema.run import ReplayConfig, RunConfig, device_of
+from deeprl_cli.training.assemble import assemble, make_trainer, workload
+from deeprl_cli.training.asynchronous import in_one_process, workers_of
+from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.preflight import preflight
+from deeprl_cli.training.progress import Progress
+from deeprl_cli.training.services import Services
+
+PATIENCE = 30.0  # seconds to wait for the first update
+MEASURED = 2.0  # seconds of training that the estimate of time rests on
+
+
+def check(cfg: RunConfig) -> str:
+    """What was found, as text. Raises UserError, as the run itself would, for whatever can't work."""
+    seen = preflight(cfg)
+    short = in_one_process(cfg)  # what a worker does, alone
+    if isinstance(cfg.algo, ReplayConfig):  # the update is what is looked at, not the random steps before it
+        starts = min(cfg.algo.learning_starts, cfg.algo.batch_size)
+        short = dataclasses.replace(short, algo=dataclasses.replace(cfg.algo, learning_starts=starts))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_check_")))
+        parts = assemble(short, seen.spec, None, stack, fresh=True)
+        chosen = hw.resolve(cfg.hardware, workload(cfg, parts.policy))
+        eager = dataclasses.replace(parts, hardware=dataclasses.replace(parts.hardware, compile=False))
+        logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
+        services = Services(folder, logger, Progress(cfg.total_steps, cfg.seeds), lambda: False, WeightsChain(folder))
+        trainer, _ = make_trainer(short, eager, services)
+        losses = first_update(trainer)
+        rate = measure(trainer)
+        state = sum(t.numel() * t.element_size() for t in parts.policy.state_dict().values() if hasattr(t, "numel"))
+    return "\n".join(report(cfg, parts.policy, chosen, losses, rate, state))
+
+
+def first_update(trainer: Trainer) -> str:
+    """Train until something has been learned; the losses of that update, in words. Raises UserError where it isn't."""
+    trainer.start()
+    began = time.perf_counter()
+    while not (metrics := trainer.averaged_metrics()):
+        trainer.iterate()
+        if time.perf_counter() - began > PATIENCE:
+            return f"none within {PATIENCE:.0f} s, {trainer.steps} steps: episodes or rollouts are longer than that"
+    for name, values in metrics.items():
+        if name.startswith(("loss/", "optim/")) and not values.isfinite().all():
+            raise UserError(f"the first update's {name} is {values.tolist()}: look at rewards and learning rates")
+    shown = [f"{name} {values.mean():.3g}" for name, values in metrics.items() if name.startswith("loss/")]
+    return f"fine ({', '.join(shown)})"
+
+
+def measure(trainer: Trainer) -> float:
+    """Environment steps of one seed a second, over a moment of eager training."""
+    began, steps = time.perf_counter(), trainer.steps
+    while time.perf_counter() - began < MEASURED:
+        trainer.iterate()
+    return (trainer.steps - steps) / (time.perf_counter() - began)
+
+
+def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, rate: float, state: int) -> list[str]:
+    spec = policy.algorithm.spec
+    networks = [
+        f"{name} {stack.flat[0].numel():,} weights" + (f" in {stack.copies} copies" if stack.copies else "")
+        for name, stack in policy.algorithm.stacks().items()
+        if stack.flat.requires_grad
+    ]
+    memory = memory_bytes(cfg, spec) if isinstance(cfg.algo, ReplayConfig) else 0
+    on_disk = state + (memory if cfg.checkpoint.replay else 0)
+    free = free_bytes(device_of(cfg.hardware))
+    workers = workers_of(cfg) or 1
+    rate *= min(workers, hw.available_cores())  # a worker without a core of its own adds nothing
+    choices = ", ".join(f"{key}={value}" for key, value in chosen.resolved().items())
+    choices += f", {workers} asynchronous workers" if workers > 1 else ""
+    return [
+        f"algo={cfg.algo.name} on env={cfg.env.id}, {cfg.seeds} seed{'s' if cfg.seeds > 1 else ''}: it can be trained",
+        f"  observations  {spec.observation_space}",
+        f"  actions       {spec.action_space}",
+        f"  networks      {'; '.join(networks)}",
+        f"  hardware      {choices}",
+        f"  first update  {losses}",
+        f"  memory        {_mib(memory + state)}" + (f" of {_mib(free)} free" if free is not None else ""),
+        f"  disk          {_mib(on_disk)} a checkpoint, {cfg.checkpoint.keep} kept (what doesn't change is shared)",
+        f"  time          about {_duration(cfg.total_steps / rate)} for {cfg.total_steps:,} steps ({rate:,.0f} steps/s "
+        f"of each seed, eager{'; compiled, as this run will be, less' if chosen.compile else ''}; evaluations on top)",
+    ]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"

@@ -1,0 +1,229 @@
+"""`deeprl list`: tables of what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.config.files import group_options, summary
+from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.processes.cores import available_cores
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from deeprl_cli.algorithm import Algorithm
+
+KINDS = ("algos", "envs", "networks", "hardware")
+DESCRIBED = 8  # environments few enough to be made, so that their spaces can be shown
+NAMED = 12  # ids of one kind named before the rest is counted
+NARROW = 24  # columns for each one of a table that leave it readable
+
+# what each network can be given, in the words of docs/networks.md
+READS = {
+    "vectors": ("linear", "mlp"),
+    "images": ("cnn", "linear", "mlp"),
+    "Discrete": ("tabular", "linear", "mlp"),
+    "MultiDiscrete": ("tabular", "linear", "mlp", "transformer"),
+}
+
+
+@dataclass
+class Listing:
+    """Rows to be shown as a table or, where that would be too narrow to read, one below the other."""
+
+    columns: Sequence[str]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    caption: str | None = None
+
+    def add_row(self, *cells: str) -> None:
+        self.rows.append(cells)
+
+    def rendered(self, width: int) -> Table | Group:
+        return self.as_table() if width >= NARROW * (len(self.columns) - 1) else self.as_blocks()
+
+    def as_table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, header_style="bold", pad_edge=False, caption=self.caption)
+        for index, column in enumerate(self.columns):
+            table.add_column(column, no_wrap=index == 0, overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def as_blocks(self) -> Group:
+        from rich.console import Group
+        from rich.padding import Padding
+        from rich.text import Text
+
+        lines: list[Text | Padding] = []
+        for name, *cells in self.rows:
+            lines.append(Text(name, style="bold"))
+            described = [f"{column}: {cell}" for column, cell in zip(self.columns[1:], cells, strict=True) if cell]
+            lines += [Padding(Text(text), (0, 0, 0, 2)) for text in described]
+        return Group(*lines, *([Text(self.caption)] if self.caption else []))
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="deeprl list", description="What there is to choose from.", allow_abbrev=False)
+    parser.add_argument("what", choices=KINDS, help="which kind of thing")
+    parser.add_argument(
+        "filter", nargs="?", default="", help="only names that hold this text; few enough are described"
+    )
+    flags = parser.parse_args(arguments)
+    show(flags.what, flags.filter)
+    return 0
+
+
+def show(what: str, filter_text: str = "") -> None:
+    """Print the table of algos, envs, networks or hardware, kept to the names that hold `filter_text`.
+
+    Raises UserError where nothing matches.
+    """
+    from rich.console import Console
+
+    tables = {"algos": algos, "envs": envs, "networks": networks, "hardware": hardware}
+    console = Console(highlight=False)
+    console.print(tables[what](filter_text).rendered(console.width))
+
+
+def algos(filter_text: str = "") -> Listing:
+    from deeprl_cli.algos.registry import algorithm_names, get_algorithm
+
+    table = Listing(("algo=", "What it is", "Loop", "Actions", "Observations", "Reference"))
+    for name in _matching(algorithm_names(), filter_text, "algorithm"):
+        algorithm = get_algorithm(name)
+        actions = ", ".join(space.__name__ for space in algorithm.action_spaces)
+        reads = ", ".join(observations(algorithm))
+        table.add_row(name, _first_line(algorithm), algorithm.loop, actions, reads, algorithm.reference)
+    return table
+
+
+def _first_line(algorithm: type[Algorithm]) -> str:
+    return (algorithm.__doc__ or "").strip().partition("\n")[0]
+
+
+def observations(algorithm: type[Algorithm]) -> list[str]:
+    """The kinds of observation that a network of this algorithm's reads."""
+    from gymnasium.spaces import Box
+
+    networks = set(algorithm.networks)
+    if algorithm.loop == "replay" and set(algorithm.action_spaces) == {Box}:
+        networks -= {"tabular", "transformer"}  # which can't read the action of Q(s, a) beside the observation
+    return [kind for kind, readers in READS.items() if networks & set(readers)]
+
+
+def envs(filter_text: str = "") -> Listing:
+    import gymnasium
+
+    from deeprl_cli.config.gym_ids import registered_ids
+
+    ids = _matching(registered_ids(), filter_text, "environment")
+    if filter_text in ids:
+        ids = [filter_text]
+    if len(ids) <= DESCRIBED:
+        table = Listing(("env=", "Observations", "Actions", "Step limit"))
+        for name in ids:
+            table.add_row(name, *_described(name))
+        return table
+    kinds: dict[str, list[str]] = {}
+    for name in ids:
+        kinds.setdefault(_kind(gymnasium.registry[name]), []).append(name)
+    table = Listing(("Kind", "Ids"))
+    for kind, names in sorted(kinds.items()):
+        shown = names if filter_text else names[:NAMED]
+        rest = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        table.add_row(kind, ", ".join(shown) + rest)
+    table.caption = "`deeprl list envs TEXT` shows all ids that hold TEXT, and the spaces when they are few"
+    return table
+
+
+def _kind(spec: EnvSpec) -> str:
+    """The package of environments an id belongs to: classic_control, box2d, mujoco, atari, minigrid, …"""
+    entry = spec.entry_point
+    module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
+    if module.startswith("ale_py"):
+        return "atari"
+    parts = module.removeprefix("gymnasium.envs.").split(".")
+    return "needs more packages" if parts[0] in ("registration", "gymnasium") or callable(entry) else parts[0]
+
+
+def _described(name: str) -> tuple[str, str, str]:
+    """Observation space, action space and step limit of an environment; or what keeps it from being made."""
+    import warnings
+
+    import gymnasium
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an id has a newer version is no news in a list of ids
+            env: Any = gymnasium.make(name)
+    except Exception as error:  # whatever the environment's own package raises, the row says
+        return f"can't be made: {str(error).splitlines()[0] if str(error) else type(error).__name__}", "", ""
+    limit = env.spec.max_episode_steps
+    texts = _space(env.observation_space), _space(env.action_space), str(limit or "none")
+    env.close()
+    return texts
+
+
+def _space(space: Any) -> str:
+    """A space in a few words; bounds where they are the same for every element."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Box):
+        low, high = space.low.min(), space.high.max()
+        same = (space.low == low).all() and (space.high == high).all()
+        bounds = f" in [{low:g}, {high:g}]" if same else ""
+        return f"Box{space.shape} {space.dtype}{bounds}"
+    if isinstance(space, spaces.Dict):
+        return "Dict(" + ", ".join(f"{key}: {_space(part)}" for key, part in space.spaces.items()) + ")"
+    if isinstance(space, spaces.Tuple):
+        return "Tuple(" + ", ".join(map(_space, space.spaces)) + ")"
+    return str(space)
+
+
+def networks(filter_text: str = "") -> Listing:
+    import dataclasses
+
+    from deeprl_cli.schema.run import NETWORKS
+
+    table = Listing(("network=", "What it is", "Options (network.…)"))
+    for name in _matching(group_options("network"), filter_text, "network"):
+        options = [option.name for option in dataclasses.fields(NETWORKS[name]) if option.name != "name"]
+        table.add_row(name, summary("network", name), ", ".join(options))
+    return table
+
+
+def hardware(filter_text: str = "") -> Listing:
+    import torch
+
+    there = {
+        "cpu": f"{available_cores()} cores, {torch.get_num_threads()} torch threads",
+        "cuda": "; ".join(_cuda_devices()) or "no CUDA device, or a torch built without CUDA",
+    }
+    table = Listing(("hardware=", "What it is", "On this machine"))
+    for name in _matching(group_options("hardware"), filter_text, "hardware"):
+        table.add_row(name, summary("hardware", name), there.get(name, ""))
+    return table
+
+
+def _cuda_devices() -> list[str]:
+    import torch
+
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices]
+
+
+def _matching(names: Sequence[str], filter_text: str, kind: str) -> list[str]:
+    found = [name for name in names if filter_text.lower() in name.lower()]
+    if not found:
+        raise UserError(f"no {kind} holds '{filter_text}'{did_you_mean(filter_text, names)}")
+    return found

@@ -1,0 +1,114 @@
+"""`deeprl plot RUN…`: curves of runs as a PNG or SVG."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeprl_cli.commands.arguments import Parser, positive
+from deeprl_cli.config.messages import some
+from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.runs.folder import slug
+
+if TYPE_CHECKING:
+    from deeprl_cli.reports.curves import Group
+
+FORMATS = (".png", ".svg")
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="deeprl plot",
+        description="Draw the curves of runs: one panel for each environment, seeds of a group as one line with its "
+        "95% bootstrap interval.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder of runs: all below it")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: <metric>.png there)")
+    parser.add_argument("--metric", default="eval/return_mean", help="a column of metrics.csv (eval/return_mean)")
+    parser.add_argument(
+        "--group", default="algo", metavar="KEY[,KEY…]", help="one line for each value of: env, algo.lr, run, … (algo)"
+    )
+    parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="over seeds (iqm)")
+    parser.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of the last N points (1)")
+    parser.add_argument(
+        "--bar", action="append", default=[], metavar="[ENV=]VALUE", help="a dashed line, in ENV's panel only"
+    )
+    parser.add_argument("--title", help="above everything")
+    flags = parser.parse_args(arguments)
+    plot_runs(
+        flags.runs,
+        out=flags.out,
+        metric=flags.metric,
+        group=flags.group,
+        statistic=flags.statistic,
+        smooth=flags.smooth,
+        bars=flags.bar,
+        title=flags.title,
+    )
+    return 0
+
+
+def plot_runs(
+    paths: Sequence[Path],
+    *,
+    out: Path | None,
+    metric: str,
+    group: str,
+    statistic: str,
+    smooth: int,
+    bars: Sequence[str],
+    title: str | None,
+) -> Path:
+    """Draw the runs below `paths` and print where the picture is; returns that. Raises UserError."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("deeprl plot needs matplotlib: pip install 'deeprl-cli[plot]'")
+    from deeprl_cli.reports.curves import find_runs, read_groups
+    from deeprl_cli.reports.picture import draw, save
+
+    file = _file(out, paths, metric)
+    keys = [key.strip() for key in group.split(",") if key.strip()]
+    if not keys:
+        raise UserError(f"--group '{group}': name a key of the configuration, for example algo or algo.lr")
+    groups = read_groups(find_runs(paths), metric, keys)
+    figure = draw(groups, metric, statistic, smooth, _bars(bars, groups), title)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(figure, file)
+    except OSError as error:
+        raise UserError(f"{file}: can't be written ({error.strerror}): give another --out") from error
+    print(file)
+    return file
+
+
+def _bars(texts: Sequence[str], groups: Sequence[Group]) -> dict[str, list[float]]:
+    """Heights of the dashed lines by environment; those of every panel under ""."""
+    envs = list(dict.fromkeys(run.env for group in groups for run in group.runs))
+    bars: dict[str, list[float]] = {}
+    for text in texts:
+        env, _, height = text.rpartition("=")
+        try:
+            bars.setdefault(env, []).append(float(height))
+        except ValueError:
+            raise UserError(
+                f"--bar {text}: write a number, --bar 475, or for one panel --bar CartPole-v1=475"
+            ) from None
+        if env and env not in envs:
+            raise UserError(f"--bar {text}: no run is on '{env}'{did_you_mean(env, envs)}; there are {some(envs)}")
+    return bars
+
+
+def _file(out: Path | None, paths: Sequence[Path], metric: str) -> Path:
+    """Where the picture goes: into the one folder that was named, else into the current one."""
+    name = f"{slug(metric)}.png"
+    if out is None:
+        only = paths[0].expanduser()
+        return (only if len(paths) == 1 and only.is_dir() else Path()) / name
+    out = out.expanduser()
+    if out.is_dir():
+        return out / name
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(f"--out {out}: must end in {' or '.join(FORMATS)}: for example {out.with_suffix('.png')}")
+    return out

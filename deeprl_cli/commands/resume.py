@@ -1,0 +1,88 @@
+"""`deeprl resume RUN`: a run goes on from its last whole checkpoint as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.errors import UserError
+from deeprl_cli.processes.waiting import wait_politely
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="deeprl resume",
+        description="Go on with a run from its last checkpoint, as if it had never stopped.",
+        epilog="total_steps=…, eval.*, checkpoint.*, log.* and hardware.* may be given anew; schedules keep the "
+        "horizon that the run started with, unless horizon=… is given.",
+        allow_abbrev=False,
+    )
+    parser.takes_run()
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example total_steps=1e6")
+    flags = parser.parse_intermixed_args(arguments)
+    wait_politely()
+    resume(flags.run, flags.overrides, trust=flags.trust)
+    return 0
+
+
+def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path:
+    """Continue the run at `path`; the run folder. `overrides` may change what `config.changes.FREE` names;
+    `trust` allows it to name a module to import.
+
+    Raises UserError where it isn't a run, is finished or in use, or no checkpoint of it can be read; SystemExit as
+    `train` does.
+    """
+    from deeprl_cli.config.changes import changed
+    from deeprl_cli.processes import ranks
+    from deeprl_cli.processes.hardware import kept
+    from deeprl_cli.processes.signals import began
+    from deeprl_cli.runs.checkpoint import newest_checkpoint
+    from deeprl_cli.runs.folder import read_config, rewrite_config
+    from deeprl_cli.runs.lock import locked
+    from deeprl_cli.runs.reading import check_trust, read_run
+    from deeprl_cli.training.assemble import resolved_hardware
+    from deeprl_cli.training.launch import counted, in_rank, launch, launched, membership, parallel, restarts
+    from deeprl_cli.training.preflight import preflight
+    from deeprl_cli.training.run import carry_out
+
+    start = began()
+    run, before = read_run(path)
+    check_trust(run, before, trust)
+    resolved = read_config(run)["resolved"]
+    cfg = changed(counted(before), overrides)
+    seen = preflight(cfg, fresh=False)
+    with membership(cfg), ExitStack() as stack:
+        if not launched() and ranks.rank() == 0:
+            stack.enter_context(locked(run))
+        saved = ranks.told(newest_checkpoint(run / "checkpoints" / "last") if ranks.rank() == 0 else None)
+        done = saved.state.get("steps") if saved is not None else 0
+        if type(done) is not int:
+            raise UserError(f"{run / 'checkpoints' / 'last'}: damaged: it doesn't say how many steps were done")
+        if done >= cfg.total_steps and _finished(run):
+            if launched():
+                return run  # a rank died when all was done
+            raise UserError(f"{run}: has done its {done} steps: to train on, give total_steps={2 * cfg.total_steps}")
+        hardware = kept(before.hardware, cfg.hardware, resolved)
+        launching = parallel(cfg) and not in_rank()
+        if launching and hardware is None:
+            hardware = resolved_hardware(cfg, seen.spec)
+        if ranks.rank() == 0 and (cfg != before or hardware is None):
+            rewrite_config(run, cfg, resolved if hardware is None else {**resolved, **hardware.resolved()})
+        if saved is None and ranks.rank() == 0 and (restarts() or not launched()):
+            print("no checkpoint yet: it starts again from its first step", flush=True)
+        if launching:
+            assert hardware is not None
+            launch(run, cfg, hardware.threads)
+            return run
+        return carry_out(cfg, seen, start, lambda _stack, _hardware: run, hardware, saved)
+
+
+def _finished(run: Path) -> bool:
+    from deeprl_cli.runs.folder import read_summary
+
+    try:
+        return bool(read_summary(run).get("status") == "finished")
+    except UserError:
+        return False  # killed before its last words

@@ -1,0 +1,143 @@
+"""`deeprl train [key=value …]`: a run, a sweep of runs (`-m`), or a look at one before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.processes.waiting import wait_politely
+
+HELP = """\
+deeprl train [key=value …] [flags]
+
+  deeprl train algo=ppo env=CartPole-v1             every key has a default
+  deeprl train algo=sac env=HalfCheetah-v5 seeds=4  four seeds together, in one process
+  deeprl train algo=ppo algo.lr=1e-3 'algo.hidden=[64,64]' total_steps=1e6
+  deeprl train env=FrozenLake-v1 env.kwargs.map_name=8x8
+  deeprl train -m algo=ppo,dqn env=CartPole-v1,Acrobot-v1 seed=0,1,2
+
+Groups, each group=option:
+{groups}
+Keys of the run: seed, seeds, total_steps, eval.*, checkpoint.*, log.*, init_from, run_dir; below the groups: algo.*,
+env.*, network.*, hardware.*. Steps are environment steps of one seed.
+Precedence, later wins: algo, env, network and hardware, tuned (found for the pair by itself), experiment, command line.
+
+Flags:
+  -m, --multirun         one run for each combination of comma-separated values; all are checked before the first starts
+                         (side by side with hydra/launcher=joblib, submitit_local, submitit_slurm or ray)
+  --check                build everything, do one update, and say what the run will take; nothing is left
+  --explain              print every value and where it came from: which file, or the command line
+  -c, --cfg job          print the configuration instead of running it (also: hydra, all)
+  -p, --package PART     with --cfg: only this part, for example algo
+  --resolve              with --cfg: interpolations resolved
+  -sc install=SHELL      print the shell's completion script (bash, zsh, fish)
+  -h, --help             this text
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="deeprl train", add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("-p", "--package")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--explain", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("-sc", "--shell-completion", action="store_true")
+    flags, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise _unknown_flag(unknown[0], [name for action in parser._actions for name in action.option_strings])
+    if flags.help:
+        print(HELP.format(groups=_groups()), end="")
+        return 0
+    if flags.shell_completion:
+        from deeprl_cli.commands.completion import complete
+
+        return complete(flags.overrides)
+    if (flags.package or flags.resolve) and not flags.cfg:
+        raise UserError("--package and --resolve go with --cfg: deeprl train --cfg job …")
+    if flags.cfg:
+        if flags.multirun:
+            raise UserError("--cfg shows one run: leave out -m, and give one value for each key")
+        return _show_configuration(flags.overrides, flags.cfg, flags.package, flags.resolve)
+    if flags.explain:
+        if flags.multirun:
+            raise UserError("--explain is about one run: leave out -m, and give one value for each key")
+        return _explain(flags.overrides)
+    if flags.multirun:
+        if flags.check:
+            raise UserError("--check looks at one run; a sweep checks all of its runs before the first starts")
+        from deeprl_cli.sweeps.sweep import run_sweep
+
+        return run_sweep(flags.overrides)
+    return _check(flags.overrides) if flags.check else _train(flags.overrides)
+
+
+def _train(overrides: Sequence[str]) -> int:
+    wait_politely()
+    from deeprl_cli.config.compose import load_config
+
+    cfg = load_config(overrides)
+
+    from deeprl_cli.training.launch import run_before_restart
+    from deeprl_cli.training.run import train
+
+    interrupted = run_before_restart(cfg)
+    if interrupted is None:
+        train(cfg)  # its first act is the preflight
+    else:
+        from deeprl_cli.commands.resume import resume
+
+        resume(interrupted, [], trust=True)
+    return 0
+
+
+def _check(overrides: Sequence[str]) -> int:
+    from deeprl_cli.config.compose import load_config
+
+    cfg = load_config(overrides)
+
+    from deeprl_cli.commands.check import check
+
+    print(check(cfg))
+    return 0
+
+
+def _explain(overrides: Sequence[str]) -> int:
+    from deeprl_cli.config.compose import load_config
+    from deeprl_cli.config.explain import explain, table
+
+    load_config(overrides)  # what wouldn't train isn't explained either
+    print(table(explain(overrides)))
+    return 0
+
+
+def _show_configuration(
+    overrides: Sequence[str], which: Literal["job", "hydra", "all"], package: str | None, resolve: bool
+) -> int:
+    from deeprl_cli.config.compose import config_text, load_config
+
+    if which == "job":
+        load_config(overrides)  # what wouldn't train isn't shown either
+    print(config_text(overrides, which, package, resolve), end="")
+    return 0
+
+
+def _unknown_flag(flag: str, known: Sequence[str]) -> UserError:
+    name, equals, value = flag.lstrip("-").partition("=")
+    if equals:
+        return UserError(f"'{flag}': keys are written without dashes: {name}={value}")
+    return UserError(f"unknown flag '{flag}'{did_you_mean(flag, known)}; keys are written without dashes: {name}=…")
+
+
+def _groups() -> str:
+    """One line for each group and its options."""
+    from deeprl_cli.config.files import GROUPS, group_options
+
+    notes = {"env": "any gymnasium id: Pendulum-v1, ALE/Pong-v5, module:Name-v0", "tuned": "none refuses tuned values"}
+    lines = [f"  {group:<11}{notes.get(group) or ', '.join(group_options(group)) or 'none yet'}" for group in GROUPS]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,307 @@
+"""The border to Hydra: overrides in, a checked `RunConfig` out. OmegaConf ends here.
+
+Hydra composes; what else it would do (folders, logging, running jobs) is left out, and what it has to say about a wrong
+override is said again in one line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deeprl_cli.algos.registry import run_config
+from deeprl_cli.config import gym_ids
+from deeprl_cli.config.files import GROUPS, config_dir, group_options
+from deeprl_cli.config.messages import dotted_keys, some, unknown_key, unknown_option
+from deeprl_cli.config.overrides import OPEN, for_example, parse
+from deeprl_cli.errors import ConfigError, did_you_mean, nearest
+from deeprl_cli.schema.run import LinearConfig, NetworkConfig, RunConfig
+
+ROOT = "train"
+SBATCH = "hydra.launcher.additional_parameters"  # and the one of a launcher
+DECK = "deck/"  # experiments that are the deck to the letter
+# which of network.features read an option that not all of them read
+FEATURE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "order": ("poly", "fourier"),
+    "centres": ("rbf",),
+    "width": ("rbf",),
+    "tilings": ("tiles",),
+    "bins": ("tiles",),
+}
+
+
+def load_config(overrides: Sequence[str] | str = ()) -> RunConfig:
+    """The configuration of `deeprl train <overrides>`, checked; `load_config("sac")` is short for `["algo=sac"]`.
+
+    Raises ConfigError, one line, for anything that can't be composed, is misspelt, or has the wrong type or range.
+    """
+    if isinstance(overrides, str):
+        overrides = shlex.split(overrides) if "=" in overrides else [f"algo={overrides}"]
+    return build_run_config(compose_values(overrides))
+
+
+def build_run_config(values: dict[str, Any]) -> RunConfig:
+    """Plain composed values as the typed configuration, the algorithm's own checks included. Raises ConfigError."""
+    run = run_config(values)
+    run.algo.validate()
+    _check_features(run.network)
+    return run
+
+
+def _check_features(network: NetworkConfig) -> None:
+    """Refuse an option of other features than those chosen; one that has its default has not been given."""
+    if not isinstance(network, LinearConfig):
+        return
+    defaults = plain(OmegaConf.load(config_dir() / "network" / "linear.yaml"))
+    for option, readers in FEATURE_OPTIONS.items():
+        value = getattr(network, option)
+        if network.features not in readers and value != defaults[option]:
+            raise ConfigError(
+                f"network.{option}={value} means nothing to network.features={network.features}: leave it out, or "
+                f"choose network.features={' or '.join(readers)}"
+            )
+
+
+def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """The composed configuration as nested dictionaries, interpolations resolved; types unchecked."""
+    values = plain(_compose(parse(overrides)))
+    assert isinstance(values, dict)
+    return values
+
+
+def compose_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """`compose_values`, and the option chosen in each group (`tuned: ppo/CartPole-v1`)."""
+    config = _compose(parse(overrides), with_hydra=True)
+    choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items() if option is not None}
+    with _editable(config):
+        del config["hydra"]
+    values = plain(config)
+    assert isinstance(values, dict)
+    return values, choices
+
+
+def config_text(
+    overrides: Sequence[str], which: Literal["job", "hydra", "all"], package: str | None, resolve: bool
+) -> str:
+    """YAML of the composed configuration, or of its part `package`: what `--cfg` shows."""
+    config = _compose(parse(overrides), with_hydra=True)
+    hydra = config.hydra
+    with _editable(config):
+        del config["hydra"]
+    shown: Any = {"job": config, "hydra": OmegaConf.create({"hydra": hydra})}.get(which)
+    if which == "all":
+        shown = OmegaConf.merge({"hydra": hydra}, config)
+    if package:
+        shown = OmegaConf.select(shown, package)
+        if shown is None:
+            raise ConfigError(f"--package {package}: no such part{did_you_mean(package, dotted_keys(plain(config)))}")
+    if not OmegaConf.is_config(shown):
+        return f"{shown}\n"
+    if resolve and which == "job":
+        shown = OmegaConf.create(plain(shown))
+    return OmegaConf.to_yaml(shown)
+
+
+# ---- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`jobs` are lists of overrides, each complete for one run but for `search`; `hydra` holds those of Hydra's own
+    settings, `search` (where more configurations lie) and `launcher` those of them."""
+
+    jobs: list[list[str]]
+    hydra: list[str]
+
+    @property
+    def search(self) -> list[str]:
+        return [text for text in self.hydra if text.startswith("hydra.searchpath=")]
+
+    @property
+    def launcher(self) -> list[str]:
+        return [text for text in self.hydra if text.startswith("hydra/launcher=")]
+
+
+def expand_sweep(overrides: Sequence[str]) -> Sweep:
+    """Every combination of the values listed, the last key varying fastest. Raises ConfigError."""
+    with hydra_at_our_folder() as loader:
+        choices: dict[str, list[str]] = {}
+        hydra: list[str] = []
+        for override in parse(overrides, sweep=True):
+            override.config_loader = loader  # glob(…) asks it for the options of a group
+            text, key = str(override.input_line), override.get_key_element()
+            if override.is_hydra_override():
+                hydra.append(text)
+            elif override.is_sweep_override():
+                choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                if not choices[key]:
+                    raise ConfigError(f"'{text}' matches nothing{for_example(key)}")
+            else:
+                choices[key] = [text]
+    return Sweep([list(job) for job in itertools.product(*choices.values())], hydra)
+
+
+def sweep_settings(sweep: Sweep) -> tuple[Path, dict[str, Any]]:
+    """Where the sweep's own record goes (`hydra.sweep.dir`), not yet made; and the launcher's options."""
+    options = plain(_compose(parse(sweep.launcher, sweep=True), with_hydra=True).hydra.launcher)
+    known = [f"hydra.launcher.{key}" for key in dotted_keys(options) if key != "_target_"]
+    for override in parse(sweep.hydra, sweep=True):
+        key = override.key_or_group
+        if key.startswith("hydra.launcher.") and key not in known and not key.startswith(f"{SBATCH}."):
+            meant = (
+                did_you_mean(key, known) or f"; known: {some(known)}" if known else ": choose a hydra/launcher=… too"
+            )
+            raise ConfigError(f"unknown key '{key}'{meant}")
+    hydra = _compose(parse(sweep.hydra, sweep=True), with_hydra=True).hydra
+    return Path(str(hydra.sweep.dir)), plain(hydra.launcher)
+
+
+# ---- Hydra --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hydra_at_our_folder() -> Iterator[ConfigLoader]:
+    """Hydra over our folder of configurations; one already in use, by the caller's own program, is put aside."""
+    gym_ids.register()
+    instance = GlobalHydra.instance()
+    outer, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(str(config_dir()), job_name="deeprl", version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _editable(config: DictConfig) -> Iterator[None]:
+    OmegaConf.set_struct(config, False)
+    yield
+    OmegaConf.set_struct(config, True)
+
+
+def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    with hydra_at_our_folder(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a folder of hydra.searchpath that isn't there
+        return compose(ROOT, overrides, return_hydra_config=with_hydra)
+
+
+def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> DictConfig:
+    """Hydra's composition, its errors rewritten."""
+    for override in overrides:
+        if _adds_outside_open(override):
+            raise _diagnose(overrides) or ConfigError(f"'{override.input_line}': leave out the '+'")
+    try:
+        config = _ask_hydra([_for_hydra(override) for override in overrides], with_hydra)
+    except MissingConfigException as error:
+        raise _missing(error) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(one_line(str(error))) from None
+    except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
+        raise _diagnose(overrides) or ConfigError(one_line(str(error) or str(error.__cause__))) from None
+    _check_tuned(overrides)
+    return config
+
+
+def _check_tuned(overrides: Sequence[Override]) -> None:
+    """`tuned` is optional in the defaults list, so Hydra lets any name pass. The deck's experiments take none of it."""
+    chosen = {override.key_or_group: override.value() for override in overrides if override.key_or_group in GROUPS}
+    if str(chosen.get("experiment")).startswith(DECK) and chosen.get("tuned", "none") != "none":
+        raise ConfigError(
+            f"tuned={chosen['tuned']}: deck experiments take no tuned values; leave it out, or leave out "
+            f"experiment={chosen['experiment']}"
+        )
+    if any(override.key_or_group == "hydra.searchpath" for override in overrides):
+        return  # it may lie there
+    options = group_options("tuned")
+    for override in overrides:
+        if override.key_or_group == "tuned" and override.value() not in options:
+            raise unknown_option("tuned", str(override.value()), options)
+
+
+def _for_hydra(override: Override) -> str:
+    """The override's text; a new key below `env.kwargs` needs Hydra's leave to be added."""
+    text = str(override.input_line)
+    new = f"{override.key_or_group}.".startswith((f"{OPEN}.", f"{SBATCH}."))
+    new = new and not (override.is_delete() or override.is_force_add())
+    return f"++{text.lstrip('+')}" if new else text
+
+
+def _adds_outside_open(override: Override) -> bool:
+    adds = override.is_add() or override.is_force_add()
+    return adds and not override.is_hydra_override() and not f"{override.key_or_group}.".startswith(f"{OPEN}.")
+
+
+def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
+    """Which override is at fault, found by composing the groups alone; None when it is none of the keys."""
+    chosen = [o for o in overrides if o.key_or_group in GROUPS and isinstance(o.value(), str | None)]
+    groups = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in chosen]
+    searchpath = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
+    try:
+        base = plain(_ask_hydra(groups + searchpath), resolve=False)
+    except MissingConfigException as error:
+        return _missing(error)
+    except (HydraException, OmegaConfBaseException, ValueError, UserWarning):
+        return None
+    known = set(dotted_keys(base))
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_hydra_override() or key.startswith(f"{OPEN}."):
+            continue
+        if key not in known and key not in GROUPS:
+            return unknown_key(key, base, GROUPS, {group: _option_keys(group) for group in ("algo", "network")})
+        if override.is_add() or override.is_force_add():
+            return ConfigError(f"'{override.input_line}': {key} is there already, leave out the '+'")
+    return None
+
+
+def _option_keys(group: str) -> dict[str, list[str]]:
+    """The keys of every file of the group, for saying whose a key is."""
+    folder = config_dir() / group
+    files = {name: OmegaConf.load(folder / f"{name}.yaml") for name in group_options(group)}
+    return {name: dotted_keys(plain(file, resolve=False)) for name, file in files.items()}
+
+
+def _missing(error: MissingConfigException) -> ConfigError:
+    """An option that isn't there, asked for by an override or by a file's defaults list."""
+    path = str(error.missing_cfg_file)
+    group, _, name = path.partition("/")
+    if group not in GROUPS:
+        return ConfigError(one_line(str(error)))
+    if group != "env":
+        return unknown_option(group, name, group_options(group))
+    ids = gym_ids.registered_ids()
+    latest = [known for known in ids if known.lower().startswith(f"{name.lower()}-v")]
+    near = latest[-1:] or nearest(name, ids, 3)
+    meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return ConfigError(f"unknown env '{name}'{meant}; `deeprl list envs` shows the ids there are")
+
+
+def plain(config: Any, resolve: bool = True) -> Any:
+    try:
+        return OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {one_line(str(error))}") from None
+
+
+def one_line(message: str) -> str:
+    """The part of a library's message that says what is wrong: up to its second sentence's hints and search paths."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    kept = list(
+        itertools.takewhile(lambda line: not line.startswith(("Config search path", "See https", "full_key")), lines)
+    )
+    return "; ".join(kept[:3])

@@ -1,0 +1,146 @@
+"""Evaluation on environments of their own, deterministic unless asked otherwise.
+
+Shapes: S seeds, E evaluation environments per seed, K episodes per seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from deeprl_cli.envs.make import make_vector_env
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.policy import Policy
+from deeprl_cli.processes import ranks
+from deeprl_cli.rl.noise import NoiseStream
+from deeprl_cli.runs.weights import best_path, load_best
+from deeprl_cli.schema.run import EnvConfig, RunConfig
+
+EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
+FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of K episodes per seed, `(S, K)`: returns, undiscounted and discounted, lengths, and what a learned Q̂ expected of
+    each as it began (None without one)."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    discounted: np.ndarray
+    expected: np.ndarray | None
+
+    @property
+    def return_mean(self) -> list[float]:
+        return [float(mean) for mean in self.returns.mean(1)]
+
+    @property
+    def return_std(self) -> list[float]:
+        return [float(std) for std in self.returns.std(1)]
+
+    @property
+    def length_mean(self) -> list[float]:
+        return [float(mean) for mean in self.lengths.mean(1)]
+
+    @property
+    def discounted_mean(self) -> list[float]:
+        return [float(mean) for mean in self.discounted.mean(1)]
+
+    @property
+    def overestimation(self) -> list[float]:
+        """Q̂ less the discounted return, averaged; only with a Q̂."""
+        assert self.expected is not None
+        return [float(mean) for mean in (self.expected - self.discounted).mean(1)]
+
+
+def eval_envs(env: EnvConfig, seeds: list[int], episodes: int) -> VectorEnv:
+    """Environments to evaluate on: EnvPool's where the run uses it (its ids differ), else stepped in this process."""
+    if env.backend != "envpool":
+        env = dataclasses.replace(env, backend="sync")
+    return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False)
+
+
+class EvaluationStopped(Exception):  # noqa: N818 - nothing went wrong
+    """An evaluation ended early, because it was asked to."""
+
+
+def evaluate(
+    policy: Policy,
+    envs: VectorEnv,
+    episodes: int,
+    noise: NoiseStream | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic.
+
+    Raises EvaluationStopped as soon as `stopping()` is true.
+
+    Environment e of a seed plays its share of the episodes, the first ones it finishes: taking whichever end first
+    would favour short ones.
+    """
+    num_seeds, gamma = policy.num_seeds, policy.algorithm.config.gamma
+    per_seed = envs.num_envs // num_seeds
+    share = [episodes // per_seed + (e < episodes % per_seed) for e in range(per_seed)] * num_seeds
+    # of each episode: its return, length and discounted return, and what was expected as it began
+    played: list[list[tuple[float, ...]]] = [[] for _ in range(envs.num_envs)]
+    so_far, discount = np.zeros(envs.num_envs), np.ones(envs.num_envs)  # of the episodes under way
+    missing = sum(share)
+    obs = envs.reset()
+    expected = policy.expected_return(obs)
+    while missing:
+        if stopping():
+            raise EvaluationStopped
+        step = envs.step(policy.act(obs, None if noise is None else noise.next()["act"], eager=True))
+        obs = step.obs
+        so_far += discount * step.reward
+        discount *= gamma
+        for n in np.flatnonzero(step.episode_end):
+            if len(played[n]) < share[n]:
+                hope = math.nan if expected is None else expected[n]
+                played[n].append((step.episode_return[n], step.episode_length[n], so_far[n], hope))
+                missing -= 1
+        begins = step.episode_end | (step.weight == 0)  # a back-end with dummies begins an episode with one of them
+        if begins.any():
+            so_far[begins], discount[begins] = 0.0, 1.0
+            fresh = policy.expected_return(obs)
+            expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)
+    rows = [list(chain(*played[s * per_seed : (s + 1) * per_seed])) for s in range(num_seeds)]
+    returns, lengths, discounted, hopes = np.moveaxis(np.array(rows), -1, 0)
+    return Evaluation(returns, lengths.astype(np.int64), discounted, None if expected is None else hopes)
+
+
+def final_evaluation(
+    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+) -> tuple[Evaluation, Evaluation]:
+    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
+
+    Raises EvaluationStopped when `stopping()`. Of several ranks, rank 0 plays and the others wait.
+    """
+    found = None
+    if ranks.rank() == 0:
+        with suppress(EvaluationStopped):
+            found = _last_and_best(cfg, policy, run_dir, stopping)
+    found = ranks.told(found)
+    if found is None:
+        raise EvaluationStopped
+    return found
+
+
+def _last_and_best(
+    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+) -> tuple[Evaluation, Evaluation]:
+    with ExitStack() as stack:
+        envs = eval_envs(cfg.env, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
+        stack.callback(envs.close)
+        last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
+        if not all(best_path(run_dir, seed).exists() for seed in cfg.seed_list):
+            return last, last  # eval.every=0: the last policy is all there is
+        load_best(policy, run_dir, cfg.seed_list)
+        return last, evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)

@@ -1,0 +1,210 @@
+"""What algorithms of one kind share: policies with a value function, off-policy actors and critics, and the lines that
+several pages would write alike.
+
+A family holds what isn't an algorithm's own; a page overrides nothing of it silently, and names it where it stands in
+for lines of the pseudo-code.
+Shapes: S seeds, T steps, B environments or minibatch, N = T·B samples; scalars `(S, N)` or `(S, B)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor
+
+from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.nets.stacked import Stacked
+from deeprl_cli.rl.distributions import Distribution, PolicyHead
+from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
+from deeprl_cli.rl.noise import normal
+from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.returns import REDUCTIONS, AdvantageEstimator, mean
+from deeprl_cli.rl.targets import PolyakConfig, critic_losses, q_values
+from deeprl_cli.schema.run import AlgoConfig, NetworkConfig, SubepisodeConfig
+from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
+
+# --- policies with a value function ---------------------------------------------------------------------------------
+
+
+class PolicyGradient(Algorithm):
+    """An algorithm that learns a distribution over actions of any kind, π, and may learn a state value V̂ beside it.
+
+    Its networks are `model` where they are `joint`, else `actor` (θ) and, with V̂, `critic` (w).
+    """
+
+    action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
+    actor: Stacked
+    critic: Stacked
+    model: Stacked
+    advantage: AdvantageEstimator  # of those that learn from rollouts or sub-episodes with V̂
+
+    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+        super().__init__(config, network, spec, seeds)
+        self.head = PolicyHead(spec.action_space)
+
+    def make_actor(self) -> Stacked:
+        head, make = self.head, self.make_network
+        return Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), self.seeds, name="actor")
+
+    def make_critic(self) -> Stacked:
+        return Stacked(lambda: self.make_network(1, head_gain=1.0), self.seeds, name="critic")
+
+    def make_actor_critic(self) -> Stacked:
+        head, make = self.head, self.make_network
+        return Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), self.seeds, name="model")
+
+    def noise_spec(self) -> NoiseSpec:
+        return NoiseSpec(act=self.head.noise, step={})
+
+    def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
+        """π(s, ·) for obs `(S, B, *obs)`; `params` (from `views()`) to differentiate with respect to."""
+        return self.head(
+            self.model(obs, params=params, part="policy") if self.joint else self.actor(obs, params=params)
+        )
+
+    def value(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """V̂(s), `(S, B)`"""
+        if self.joint:
+            return self.model(obs, params=params, part="value")
+        return self.critic(obs, params=params).squeeze(-1)
+
+    def advantages(self, rollout: Transition, value: Tensor, next_value: Tensor) -> Tensor:
+        """Â of the steps of a rollout `(S, T, B)`, from V̂(s_t) and V̂(s_{t+1}), all three `(S, N)` with N = T·B."""
+        value, next_value = (v.unflatten(1, rollout.reward.shape[1:]) for v in (value, next_value))
+        return self.advantage(rollout.reward, value, next_value, rollout.terminated, rollout.ended).flatten(1)
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            pi = self.policy(obs)
+        return pi.mode() if noise is None else pi.sample(noise)
+
+
+@dataclass(kw_only=True, slots=True)
+class SubepisodeActorCriticConfig(SubepisodeConfig):
+    lr: PositiveFloat
+    reduction: Literal["mean", "sum"]
+    vf_coef: NonNegativeFloat
+    ent_coef: NonNegativeFloat
+
+
+class SubepisodeActorCritic(PolicyGradient):
+    """Deck Algorithm 6 but for what R is: one network of θ and w, and a gradient step from each batch of
+    sub-episodes, whatever plays them."""
+
+    joint = True
+    config: SubepisodeActorCriticConfig
+
+    def __init__(
+        self, config: SubepisodeActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]
+    ) -> None:
+        super().__init__(config, network, spec, seeds)
+        self.model = self.make_actor_critic()  # θ and w
+        self.optimiser = Optimiser(config, config.lr, [self.model.flat])
+        self.reduce = REDUCTIONS[config.reduction]
+
+    def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        return self.step(rollout)
+
+    def step(self, rollout: Transition) -> Metrics:
+        """Lines 9–14 of Algorithm 6."""
+        raise NotImplementedError
+
+    def learn(
+        self, gain: Tensor, fit: Tensor, entropy: Tensor, theta: dict[str, Tensor], weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Line 14, update w and θ using δ_w and δ_θ: up the `gain` and the `entropy` `(S, N)`, down the `fit`. A seed
+        that has done its share of the run (all weights 0) stands still."""
+        loss = -gain + self.config.vf_coef * fit - self.config.ent_coef * self.reduce(entropy, weight)
+        norm = self.optimiser.step([self.model.gradients(loss, theta)], weight.sum(1) > 0)
+        return {
+            "loss/policy": -gain.detach(),
+            "loss/value": fit.detach(),
+            "policy/entropy": mean(entropy.detach(), weight),
+            "optim/grad_norm": norm,
+        }
+
+
+# --- from a replay memory -------------------------------------------------------------------------------------------
+
+
+class OffPolicy(Algorithm):
+    """An algorithm that learns from minibatches of a replay memory."""
+
+    loop = "replay"
+
+    def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
+        """For a number of gradient steps: sample a minibatch {⟨s_i, a_i, r_i, s_i'⟩ | i = 1, …}, and learn from it."""
+        return average([self.step(batch, xi) for batch, xi in zip(minibatches, noise, strict=False)])
+
+    def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
+        """One gradient step from one minibatch `(S, B, …)`."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True, slots=True)
+class OffPolicyActorCriticConfig(PolyakConfig):
+    lr_actor: PositiveFloat
+    lr_critic: PositiveFloat
+    exploration: ExplorationConfig
+
+    def validate(self) -> None:
+        PolyakConfig.validate(self)
+        self.exploration.validate()
+
+
+class OffPolicyActorCritic(OffPolicy):
+    """One that learns a policy of bounded continuous actions from critics, Q̂_j(s, a)."""
+
+    action_spaces = (Box,)
+    bounded_actions = True
+    config: OffPolicyActorCriticConfig
+    actor: Stacked
+    critic: Stacked
+    critic_optimiser: Optimiser
+    exploration: Exploration
+
+    def __init__(
+        self, config: OffPolicyActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]
+    ) -> None:
+        super().__init__(config, network, spec, seeds)
+        (self.size,) = spec.action_space.shape or ()  # A, the action's dimensions
+
+    def fit_critics(self, batch: Transition, y: Tensor) -> Metrics:
+        """Each critic a step down 1/N Σ (y_i − Q̂_j(s_i, a_i))²; its gradient is −2/N Σ (y_i − Q̂_j(s_i, a_i)) ∇Q̂_j."""
+        w = self.critic.views()
+        q = q_values(self.critic, batch.obs, batch.action, w)
+        loss = critic_losses(q, y, batch.weight)
+        norm = self.critic_optimiser.step([self.critic.gradients(loss, w)])
+        return {
+            "loss/critic": loss.detach(),
+            "q/mean": mean(q.detach().mean(1), batch.weight),
+            "q/target_mean": mean(y, batch.weight),
+            "optim/critic_grad_norm": norm,
+        }
+
+    def expected_return(self, obs: Tensor) -> Tensor:
+        """min_j Q̂_j(s, π(s)); of a soft Q̂ what its entropy is worth is part of it."""
+        with torch.no_grad():
+            return q_values(self.critic, obs, self.act_eagerly(obs, None)).amin(1)
+
+
+class DeterministicActorCritic(OffPolicyActorCritic):
+    """One whose policy is π(s) = tanh(network), with exploration on top of it."""
+
+    def noise_spec(self) -> NoiseSpec:
+        return NoiseSpec(act=normal(self.size), step={})
+
+    def policy(self, actor: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """π(s), `(S, B, A)`."""
+        return actor(obs, params=params).tanh()
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """π(s), plus exploration where there is noise: see Exploration for its memory, and for evaluating with it."""
+        with torch.no_grad():
+            action = self.policy(self.actor, obs)
+            return action if noise is None else self.exploration(action, noise)

@@ -1,0 +1,222 @@
+"""Device, threads, matrix precision and compilation: the choices, resolved once and written into the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.processes.compile_cache import remove_half_made
+from deeprl_cli.processes.cores import available_cores as available_cores
+from deeprl_cli.schema.run import HardwareConfig, MultiprocessConfig, device_of
+from deeprl_cli.schema.typed import PositiveInt, build
+
+PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has woken up
+MAX_THREADS = 8  # small matrices gain nothing from more
+COMPILE_SECONDS = 20.0  # a first compilation here takes 6 to 20 s
+
+
+class Workload(NamedTuple):
+    """How much a run will compute: operations of one gradient step of all seeds, how many of these there will be, and
+    how often it acts."""
+
+    flops: float
+    gradient_steps: float
+    seeds: int
+    acts: float = 0.0
+
+    @property
+    def compiling_saves(self) -> float:
+        """Seconds, about: an eager step pays a millisecond of dispatch, twice that when batched over seeds (vmap), and
+        a good part of its arithmetic in passes over memory that one graph fuses; acting pays for dispatch alone."""
+        dispatch, acting = (1.2e-3, 0.07e-3) if self.seeds == 1 else (2.4e-3, 0.4e-3)
+        return self.gradient_steps * (dispatch + self.flops / 100e9) + self.acts * acting
+
+
+@dataclass(kw_only=True, slots=True)
+class Choices:
+    """What `Hardware.resolved` wrote into a run, as read back."""
+
+    device: Literal["cpu", "cuda"]
+    threads: PositiveInt
+    compile: bool
+    matmul_precision: Literal["highest", "high", "medium"]
+
+
+CHOICES = ("device", "threads", "compile", "matmul_precision")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Resolved choices; `notes` are words for the user about how `auto` was decided."""
+
+    device: str
+    threads: int
+    compile: bool
+    matmul_precision: Literal["highest", "high", "medium"]
+    notes: tuple[str, ...] = ()
+
+    def resolved(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in CHOICES}
+
+
+def recorded(resolved: Mapping[str, Any]) -> Hardware:
+    """The choices that a run's config.yaml holds. Raises ConfigError where one is missing or can't be had here."""
+    choices = build(Choices, {key: resolved[key] for key in CHOICES if key in resolved}, "resolved")
+    if choices.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this run trained on a GPU, and torch sees none here: give hardware=cpu to go on without")
+    if choices.compile and choices.device == "cpu" and find_compiler() is None:
+        raise ConfigError(
+            "this run trained compiled, and there is no C++ compiler here: install g++, or give hardware.compile=false "
+            "(numbers then agree to rounding only)"
+        )
+    return Hardware(choices.device, choices.threads, choices.compile, choices.matmul_precision)
+
+
+def kept(before: HardwareConfig, now: HardwareConfig, resolved: Mapping[str, Any]) -> Hardware | None:
+    """What a run that goes on has `resolved`, unless told otherwise since; None: to be resolved anew, for another
+    device. Raises ConfigError as `recorded` does."""
+    if now.name != before.name:
+        return None
+    choices = {key: resolved.get(key) for key in CHOICES}
+    for field in dataclasses.fields(HardwareConfig):
+        value = getattr(now, field.name)
+        if field.name in choices and value != getattr(before, field.name) and value != "auto":
+            choices[field.name] = value
+    return recorded(choices)
+
+
+def check_device(config: HardwareConfig) -> None:
+    """Raise ConfigError when the GPU asked for isn't there."""
+    if device_of(config) == "cuda" and not torch.cuda.is_available():
+        key = "hardware" if config.name == "cuda" else "hardware.device"
+        raise ConfigError(f"{key}=cuda: torch sees no CUDA device here: use {key}=cpu")
+
+
+def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
+    """Decide what `auto` means for this run: by rule, not by timing, so that the same config gives the same numbers."""
+    check_device(config)
+    notes = []
+    if config.threads != "auto":
+        threads = config.threads
+    else:
+        cores = available_cores() // ((config.ranks or 1) if isinstance(config, MultiprocessConfig) else 1)
+        threads = min(max(cores, 1), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
+        notes.append(f"threads: {threads} ({workload.flops / 1e6:.0f} MFLOP an update)")
+    wanted = config.compile
+    if wanted == "auto":
+        wanted = workload.compiling_saves > COMPILE_SECONDS
+        notes.append(f"compile: {'yes' if wanted else 'no'} (saves about {workload.compiling_saves:.0f} s)")
+    device = device_of(config)
+    if wanted and device == "cpu" and find_compiler() is None:
+        wanted = False
+        notes.append("compile: no C++ compiler found (g++ or clang++; CXX names one): running eagerly")
+    precision = config.matmul_precision
+    if precision == "auto":
+        precision = "high" if device == "cuda" else "highest"
+    return Hardware(device, threads, bool(wanted), precision, tuple(notes))
+
+
+def apply(hardware: Hardware) -> None:
+    """Set torch's process-wide switches."""
+    torch.set_num_threads(hardware.threads)
+    torch.set_float32_matmul_precision(hardware.matmul_precision)
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler inductor would use, or None."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+
+
+class GraphCompiler:
+    """Compiles an algorithm's methods, each as one full graph, and times the first calls.
+
+    `announce(name)` is called before a method's first call and `announce(None)` after it.
+    """
+
+    def __init__(self, announce: Callable[[str | None], None], backend: str = "inductor") -> None:
+        self.announce, self.backend, self.seconds = announce, backend, 0.0
+        if backend == "inductor":
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl" / "inductor"
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+            remove_half_made(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+        # A whole update differentiates inside its graph; without this switch the graph would break there.
+        torch._dynamo.config.trace_autograd_ops = True
+        warnings.filterwarnings("ignore", message=".*TensorFloat32.*", category=UserWarning)
+
+    def __call__(self, name: str, method: MethodType) -> Callable[..., Any]:
+        """`method` as a graph, one for each layout of its arguments (a padded length, say): compiled when first met."""
+        graphs: dict[Layout, Callable[..., Any]] = {}
+
+        def graph(*args: Any) -> Any:
+            expected = layout(args)
+            if (known := graphs.get(expected)) is not None:
+                return known(*args)
+            self.announce(name)
+            start = time.perf_counter()
+            compiled, bound = self._compile(name, method)
+            result = compiled(*args)
+            graphs[expected] = guardless(bound) or compiled
+            self.seconds += time.perf_counter() - start
+            self.announce(None)
+            return result
+
+        return graph
+
+    def _compile(self, name: str, method: MethodType) -> tuple[Callable[..., Any], MethodType]:
+        # A code object of its own: dynamo keeps its cache, and its limit of entries, per code object, and one process
+        # may train many algorithms one after the other.
+        code = method.__func__.__code__.replace()
+        function = FunctionType(
+            code, method.__func__.__globals__, name, method.__func__.__defaults__, method.__func__.__closure__
+        )
+        bound = MethodType(function, method.__self__)
+        compiled = torch.compile(
+            bound,
+            fullgraph=True,
+            dynamic=False,
+            backend=self.backend,
+            options={"cpp_wrapper": True} if self.backend == "inductor" and not torch.cuda.is_available() else None,
+        )
+        return compiled, bound
+
+
+Layout = tuple[Any, ...]
+
+
+def layout(arguments: Any) -> Layout:
+    """Shapes, strides and types of all tensors in nested tuples and dictionaries: what a compiled graph depends on."""
+    found: list[Any] = []
+    for argument in arguments.values() if isinstance(arguments, dict) else arguments:
+        if isinstance(argument, Tensor):
+            found += (argument.shape, argument.stride(), argument.dtype)
+        else:
+            found.append(argument if argument is None else layout(argument))
+    return tuple(found)
+
+
+def guardless(method: MethodType) -> Callable[..., Any] | None:
+    """The code dynamo made for `method`, without its dispatch and guards (about 50 µs a call); None if it hides it.
+
+    What the guards look after can't change here: the module is trained by one loop in one mode, and `layout` checks
+    the tensors that come in.
+    """
+    entries_of = getattr(torch._dynamo.eval_frame, "_debug_get_cache_entry_list", None)
+    entries = entries_of(method.__func__.__code__) if entries_of else []
+    if len(entries) != 1:
+        return None
+    function = method.__func__
+    made = FunctionType(entries[0].code, function.__globals__, function.__name__, None, function.__closure__)
+    return MethodType(made, method.__self__)

@@ -1,0 +1,133 @@
+"""Curves of runs as a picture: seeds of a group as one line with its bootstrap interval."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprl_cli.reports.curves import Group
+from deeprl_cli.reports.intervals import STATISTICS, bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 3  # panels side by side
+# Okabe and Ito's colours, which people who see colours differently tell apart, darkest yellow left out
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", ":", "-.")
+NAMES = {
+    "eval/return_mean": "evaluation return",
+    "rollout/return_mean": "training return",
+    "eval/length_mean": "evaluation episode length",
+    "rollout/length_mean": "training episode length",
+}
+
+
+def draw(
+    groups: Sequence[Group],
+    metric: str,
+    statistic: str,
+    smooth: int,
+    bars: dict[str, list[float]],
+    title: str | None,
+) -> Figure:
+    """One panel for each environment; a group has the same colour in all of them."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # no pyplot: it would look for a screen
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    envs = list(dict.fromkeys(group.env for group in groups))
+    labels = list(dict.fromkeys(group.label for group in groups))
+    columns = 2 if len(envs) == 4 else min(COLUMNS, len(envs))
+    rows = math.ceil(len(envs) / columns)
+    width = 6.4 if columns == 1 else 4.2 * columns
+    names = {label: textwrap.shorten(f"{label}{_seeds(label, groups)}", 60, placeholder="…") for label in labels}
+    beside = max(1, int(width / (0.085 * max(map(len, names.values())) + 0.55)))  # legend entries in a row
+    height = (3.8 if columns == 1 else 3.1) * rows + 0.7 + 0.21 * math.ceil((len(labels) + bool(bars)) / beside)
+    # a name with two $ in it is a name, not mathematics
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}):
+        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1))
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        lines: dict[str, Any] = {}
+        bar_line: Any = None
+        for panel, env in zip(panels, envs, strict=False):
+            for one in (one for one in groups if one.env == env):
+                line = _line(panel, one, labels.index(one.label), statistic, smooth)
+                lines.setdefault(names[one.label], line)
+            for bar in [*bars.get("", []), *(bars.get(env, []) if env else [])]:
+                bar_line = panel.axhline(bar, color="#666666", linestyle=(0, (5, 3)), linewidth=1.1)
+            _dress(panel, env)
+        for panel in panels[len(envs) :]:
+            panel.set_visible(False)
+        for index, panel in enumerate(panels[: len(envs)]):
+            if index + columns >= len(envs):  # nothing below it
+                panel.set_xlabel("environment steps of one seed")
+            if index % columns == 0:
+                panel.set_ylabel(NAMES.get(metric, metric))
+        if bar_line is not None:
+            lines["bar"] = bar_line
+        figure.legend(
+            lines.values(),
+            list(lines),
+            loc="outside lower center",
+            ncols=min(len(lines), beside),
+            frameon=False,
+            title=_note(groups, statistic, smooth),
+            title_fontsize=8,
+        )
+        if title:
+            figure.suptitle(title, fontsize=13, fontweight="bold")
+    return figure
+
+
+def _line(panel: Axes, group: Group, index: int, statistic: str, smooth: int) -> Any:
+    """The group's statistic over seeds, with its interval as a band."""
+    steps, values = group.on_a_grid(smooth)
+    colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+    marker = "o" if len(steps) == 1 else ""
+    centre = STATISTICS[statistic](values, 0)
+    (line,) = panel.plot(steps, centre, color=colour, linestyle=dash, marker=marker, linewidth=1.8, label=group.label)
+    low, high = bootstrap_interval([values], STATISTICS[statistic])
+    if len(values) > 1 and len(steps) == 1:
+        panel.errorbar(steps, centre, [centre - low, high - centre], color=colour, capsize=3)
+    elif len(values) > 1:
+        panel.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    return line
+
+
+def _dress(panel: Axes, env: str) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    panel.set_title(env, fontsize=11)
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k, 1.5M
+    panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    panel.margins(x=0.02)
+
+
+def _seeds(label: str, groups: Sequence[Group]) -> str:
+    """How many seeds a line stands for, as the legend says it."""
+    counts = sorted({len(group.curves) for group in groups if group.label == label})
+    return f" ({'–'.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seed{'s' if counts[-1] > 1 else ''})"
+
+
+def _note(groups: Sequence[Group], statistic: str, smooth: int) -> str:
+    """What lines and bands are."""
+    if all(len(group.curves) == 1 for group in groups):
+        parts = []
+    else:
+        parts = [f"{'interquartile mean' if statistic == 'iqm' else 'mean'} over seeds, shaded: 95% bootstrap interval"]
+    return "; ".join(parts + [f"each point the mean of the last {smooth}"] * (smooth > 1))
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write the picture; the same figure always gives the same file. OSError where the disk refuses."""
+    import matplotlib as mpl
+
+    # without the date, and with ids from a constant, the same runs give the same file
+    with mpl.rc_context({"svg.hashsalt": "deeprl"}):
+        figure.savefig(file, dpi=160, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)

@@ -1,0 +1,32 @@
+"""A run as it is read back: its folder and checked configuration, and whether opening it would run code of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deeprl_cli.algos.registry import run_config
+from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.runs.folder import find_run, read_config
+from deeprl_cli.schema.run import RunConfig
+
+
+def read_run(path: Path) -> tuple[Path, RunConfig]:
+    """The run folder at or above `path`, and its checked configuration. Raises UserError where it isn't a run."""
+    run = find_run(path)
+    values = {key: value for key, value in read_config(run).items() if key != "resolved"}
+    if not isinstance(values.get("algo"), dict) or "name" not in values["algo"]:
+        raise UserError(f"{run / 'config.yaml'}: names no algorithm")
+    try:
+        return run, run_config(values)
+    except ConfigError as error:
+        raise ConfigError(f"{run / 'config.yaml'}: {error}") from error
+
+
+def check_trust(run: Path, cfg: RunConfig, trusted: bool) -> None:
+    """Raise UserError where building the run's environment would import a module that the run names."""
+    module, colon, _ = cfg.env.id.partition(":")
+    if colon and not trusted:
+        raise UserError(
+            f"{run}: its environment {cfg.env.id} imports the module '{module}', which runs code: where you trust it, "
+            "give --trust"
+        )

@@ -1,0 +1,55 @@
+"""The weights that a run has kept, put into a policy: each seed's best, or those of the last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deeprl_cli.errors import UserError
+from deeprl_cli.policy import Policy
+from deeprl_cli.runs.checkpoint import load_checkpoint
+from deeprl_cli.runs.tensor_files import load_weights
+
+
+def best_path(run: Path, seed: int) -> Path:
+    return run / "checkpoints" / "best" / f"seed_{seed}.safetensors"
+
+
+def load_best(policy: Policy, run: Path, seeds: list[int]) -> Tensor:
+    """Put each seed's best weights into `policy`; the steps `(S,)` at which they were the present ones.
+
+    Raises UserError where a file is missing, damaged, or another's.
+    """
+    steps = torch.zeros(len(seeds), dtype=torch.int64)
+    for index, seed in enumerate(seeds):
+        tensors, meta = load_weights(best_path(run, seed))
+        check_finite(best_path(run, seed), tensors)
+        try:
+            policy.load_weights(index, tensors)
+            steps[index] = int(meta["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error
+    return steps
+
+
+def load_last(policy: Policy, run: Path) -> None:
+    """Put the weights of the last checkpoint into `policy`.
+
+    Raises UserError where it is missing, damaged, or another's.
+    """
+    folder = run / "checkpoints" / "last"
+    try:
+        policy.load_state_dict(load_checkpoint(folder).state["policy"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder}: doesn't fit this run's config.yaml") from error
+    check_finite(folder, dict(policy.named_parameters()))
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError naming the first of the weights that holds NaN or infinity: they would act at random."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: damaged: '{name}' holds NaN or infinity")

@@ -1,0 +1,65 @@
+"""What became of each job of a sweep: kept in `sweep.json`, told as it happens, put into a table in the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deeprl_cli.runs.folder import atomic_write
+from deeprl_cli.sweeps import table
+from deeprl_cli.sweeps.job import Outcome
+
+
+class Record:
+    """What became of each job, kept in `sweep.json` and told as it happens: waiting, running, done, failed or stopped;
+    its run folder, return and time, or its error. More than one thread may write."""
+
+    def __init__(self, folder: Path, jobs: Sequence[Sequence[str]]) -> None:
+        self.folder, self.path = folder, folder / "sweep.json"
+        self.jobs: list[dict[str, Any]] = [{"overrides": list(job), "status": "waiting"} for job in jobs]
+        self._lock = threading.RLock()
+        self._write()
+
+    def label(self, number: int) -> str:
+        return " ".join(self.jobs[number]["overrides"])
+
+    def count(self, status: str) -> int:
+        return sum(job["status"] == status for job in self.jobs)
+
+    def numbers(self, status: str) -> list[int]:
+        return [number for number, job in enumerate(self.jobs) if job["status"] == status]
+
+    def running(self, number: int) -> None:
+        with self._lock:
+            if self.jobs[number]["status"] == "waiting":
+                self.jobs[number]["status"] = "running"
+                self._write()
+                print(f"[{number + 1}/{len(self.jobs)}] {self.label(number)}", flush=True)
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """Take down what became of a job, once; a failure is told at once, and in full."""
+        with self._lock:
+            job = self.jobs[number]
+            if job["status"] not in ("waiting", "running"):
+                return
+            trace = outcome.get("traceback")
+            job.update({k: v for k, v in outcome.items() if k not in ("traceback", "code") and v != ""})
+            self._write()
+            if job["status"] == "failed":
+                print(f"deeprl: failed: {self.label(number)}{'' if trace else ': ' + job['error']}", file=sys.stderr)
+                print(trace or "", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Write the table, and show it."""
+        path = self.folder / "sweep.csv"
+        with self._lock:
+            atomic_write(path, table.as_csv(self.jobs).encode())
+        table.show(self.jobs)
+        print(f"{self.count('done')} of {len(self.jobs)} runs done; {path}", flush=True)
+
+    def _write(self) -> None:
+        atomic_write(self.path, (json.dumps({"jobs": self.jobs}, indent=2, ensure_ascii=False) + "\n").encode())

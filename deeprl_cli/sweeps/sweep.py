@@ -1,0 +1,137 @@
+"""`deeprl train -m`: every combination of the values listed, all checked before the first one runs.
+
+A job that fails is reported at once and the others go on. `runs/sweeps/<time>/` says what became of each: `sweep.json`
+while they run, `sweep.csv` when none does any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeprl_cli.config.compose import Sweep, expand_sweep, load_config, sweep_settings
+from deeprl_cli.config.messages import unknown_option
+from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.processes.waiting import wait_politely
+from deeprl_cli.schema.run import MultiprocessConfig, RunConfig, device_of
+from deeprl_cli.schema.typed import to_plain
+from deeprl_cli.sweeps.engines import ENGINES, Engine, make_engine
+from deeprl_cli.sweeps.job import attempt
+from deeprl_cli.sweeps.parallel import run_side_by_side
+from deeprl_cli.sweeps.record import Record
+
+if TYPE_CHECKING:
+    from deeprl_cli.envs.look import Look
+
+HERE = "basic"  # Hydra's name for one job after the other, in this process
+SHOWN = 10  # refused jobs named before the rest is counted
+
+
+def run_sweep(overrides: Sequence[str]) -> int:
+    """Check, then run all jobs of a sweep; the exit code: 0, 1 when a job failed, 130 or 143 when it was stopped.
+
+    Raises ConfigError, with nothing written, when any job can't run.
+    """
+    wait_politely()
+    sweep = expand_sweep(overrides)
+    wanted, engine = settings(sweep)
+    jobs = check(sweep, engine)
+    record = Record(_make_folder(wanted), sweep.jobs)
+    print(f"sweep of {len(sweep.jobs)} runs, recorded in {record.path}", flush=True)
+    try:
+        if engine is not None:
+            code = run_side_by_side(engine, [cfg for cfg, _ in jobs], record)
+        else:
+            code = _run_here(jobs, record)
+    finally:
+        record.close()
+    return code or (1 if record.count("failed") else 0)
+
+
+def settings(sweep: Sweep) -> tuple[Path, Engine | None]:
+    """The sweep's folder, not yet made, and what runs its jobs (`hydra/launcher=`); None: this process, one by one.
+
+    Raises ConfigError for a launcher or an option that there isn't, or whose package is missing.
+    """
+    chosen = [text.partition("=")[2].strip("'\"") for text in sweep.launcher]
+    name = chosen[-1] if chosen else HERE
+    if name not in (HERE, *ENGINES):
+        raise unknown_option("hydra/launcher", name, [HERE, *ENGINES])
+    folder, options = sweep_settings(sweep)
+    return folder, None if name == HERE else make_engine(name, options)
+
+
+def check(sweep: Sweep, engine: Engine | None = None) -> list[tuple[RunConfig, Look]]:
+    """The jobs' configurations, preflighted, with what was seen of their environments, each looked at once.
+
+    One ConfigError names every job that can't run, and why.
+    """
+    from deeprl_cli.training.preflight import preflight
+
+    jobs: list[tuple[RunConfig, Look]] = []
+    looks: dict[str, Look] = {}
+    refused: list[tuple[str, str]] = []
+    for job in sweep.jobs:
+        try:
+            cfg = load_config([*sweep.search, *job])
+            env = str(to_plain(cfg.env))
+            looks[env] = preflight(cfg if engine is None else _on_any_machine(cfg), seen=looks.get(env))
+            jobs.append((cfg, looks[env]))
+        except UserError as error:
+            refused.append((" ".join(job), str(error)))
+    reasons = {reason for _, reason in refused}
+    if len(refused) == len(sweep.jobs) and len(reasons) == 1:
+        raise ConfigError(reasons.pop())  # what is wrong with all of them needs saying once
+    if refused:
+        lines = [f"{job}: {reason}" for job, reason in refused[:SHOWN]]
+        lines += [f"… and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
+        total = len(sweep.jobs)
+        raise ConfigError("\n".join([*lines, f"{len(refused)} of {total} runs can't start, so none was started"]))
+    _check_folders([cfg for cfg, _ in jobs])
+    gpu_option = engine.hides_gpus() if engine is not None else ""
+    if gpu_option and any(device_of(cfg.hardware) == "cuda" for cfg, _ in jobs):
+        raise ConfigError(f"hardware=cuda: the launcher shows its jobs no GPU unless told to: give {gpu_option}")
+    return jobs
+
+
+def _on_any_machine(cfg: RunConfig) -> RunConfig:
+    """`cfg` without what only the machine that runs it can tell: whether there is a GPU."""
+    if device_of(cfg.hardware) != "cuda":
+        return cfg
+    if isinstance(cfg.hardware, MultiprocessConfig):
+        return dataclasses.replace(cfg, hardware=dataclasses.replace(cfg.hardware, device="cpu"))
+    return dataclasses.replace(cfg, hardware=dataclasses.replace(cfg.hardware, name="cpu"))
+
+
+def _check_folders(configs: Sequence[RunConfig]) -> None:
+    folders = [run.run_dir for run in configs if run.run_dir is not None]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"run_dir={twice} is one folder for {folders.count(twice)} runs: leave it out of a sweep")
+
+
+def _make_folder(wanted: Path) -> Path:
+    """`wanted`, or with `_2`, `_3`, … behind its name where a sweep started in the same second has it."""
+    attempt = 1
+    while True:
+        folder = wanted if attempt == 1 else wanted.with_name(f"{wanted.name}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            attempt += 1
+        except OSError as error:
+            raise UserError(f"can't create {folder} ({error.strerror}): give another hydra.sweep.dir=…") from error
+
+
+def _run_here(jobs: Sequence[tuple[RunConfig, Look]], record: Record) -> int:
+    """One job after the other, in this process; the exit code of an interruption, which ends the sweep, else 0."""
+    for number, (cfg, seen) in enumerate(jobs):
+        record.running(number)
+        outcome = attempt(cfg, seen)
+        record.ended(number, outcome)
+        if outcome["status"] == "stopped":  # the run has written its checkpoint
+            return int(outcome["code"])
+    return 0

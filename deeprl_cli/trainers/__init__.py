@@ -1,1 +1,0 @@
-"""The loops: `rollout.py` (on-policy), `replay.py` (off-policy), and what they share (`base.py`)."""

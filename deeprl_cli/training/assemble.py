@@ -1,0 +1,101 @@
+"""From a checked configuration to a trainer: its parts built, its loop chosen, its graphs compiled."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.envs.make import make_vector_env
+from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.evaluation.evaluate import eval_envs
+from deeprl_cli.policy import Policy, make_policy
+from deeprl_cli.processes import hardware as hw
+from deeprl_cli.processes import ranks
+from deeprl_cli.runs.warm_start import find_source, start_from
+from deeprl_cli.schema.run import EpisodeConfig, MultiprocessConfig, RunConfig
+from deeprl_cli.training.asynchronous import AsynchronousTrainer, workers_of
+from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.demonstrations import DemonstrationTrainer
+from deeprl_cli.training.episodes import EpisodeTrainer
+from deeprl_cli.training.preflight import own_noise
+from deeprl_cli.training.replay import ReplayTrainer
+from deeprl_cli.training.rollout import RolloutTrainer
+from deeprl_cli.training.services import Services
+
+TRAINERS: dict[str, type[Trainer]] = {
+    "rollout": RolloutTrainer,
+    "episodes": EpisodeTrainer,
+    "replay": ReplayTrainer,
+    "demonstrations": DemonstrationTrainer,
+}
+
+
+def training_envs(cfg: RunConfig) -> VectorEnv:
+    """The environments a run, or this rank of it, learns in. Raises ConfigError."""
+    group_size = cfg.algo.group_size if isinstance(cfg.algo, EpisodeConfig) else 1
+    own = ranks.share_size(cfg.algo.num_envs)
+    return make_vector_env(
+        cfg.env,
+        cfg.seed_list,
+        own,
+        first_env=ranks.rank() * own,
+        training=True,
+        groups_of=group_size,
+        own_noise=own_noise(cfg),
+    )
+
+
+def resolved_hardware(cfg: RunConfig, spec: EnvSpec) -> hw.Hardware:
+    """What `auto` comes to, for ranks to be told."""
+    policy = make_policy(cfg, spec)
+    return hw.resolve(cfg.hardware, workload(cfg, policy))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer is made of; `notes` are words for the user about where the weights came from."""
+
+    policy: Policy
+    hardware: hw.Hardware
+    envs: VectorEnv
+    evaluation_envs: VectorEnv
+    notes: list[str]
+
+
+def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack: ExitStack, *, fresh: bool) -> Parts:
+    """Build the parts; `stack` closes the environments. `fresh` starts from `cfg.init_from` where it names a run."""
+    policy = make_policy(cfg, spec)
+    source = find_source(cfg) if fresh else None
+    notes = start_from(policy, cfg, source) if source is not None else []
+    hardware = hardware or hw.resolve(cfg.hardware, workload(cfg, policy))
+    hw.apply(hardware)
+    policy.on(hardware.device)
+    envs = training_envs(cfg)
+    stack.callback(envs.close)
+    if ranks.rank() == 0:
+        evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
+    else:
+        evaluation_envs = eval_envs(cfg.env, cfg.seed_list[:1], 1)  # rank 0 evaluates
+    stack.callback(evaluation_envs.close)
+    return Parts(policy, hardware, envs, evaluation_envs, notes)
+
+
+def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trainer, hw.GraphCompiler | None]:
+    """The trainer for the algorithm's loop, its graphs handed to the compiler where the hardware says so."""
+    loop = TRAINERS[get_algorithm(cfg.algo.name).loop_for(cfg.algo)] if workers_of(cfg) is None else AsynchronousTrainer
+    trainer = loop(cfg, parts.policy, parts.envs, parts.evaluation_envs, parts.hardware, services)
+    compiler = hw.GraphCompiler(trainer.compiling) if parts.hardware.compile else None
+    if compiler is not None:
+        parts.policy.algorithm.compile_graphs(compiler)
+    return trainer, compiler
+
+
+def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:
+    """Rough arithmetic of the run: a training pass costs about six operations per parameter use and sample."""
+    batch, gradient_steps = cfg.algo.gradient_work(cfg.total_steps)
+    multiplications = sum(stack.multiplications() for stack in policy.algorithm.stacks().values())
+    acts = cfg.total_steps / cfg.algo.num_envs
+    shares = (cfg.hardware.ranks or 1) if isinstance(cfg.hardware, MultiprocessConfig) else 1
+    return hw.Workload(6.0 * multiplications * batch * cfg.seeds / shares, gradient_steps, cfg.seeds, acts)

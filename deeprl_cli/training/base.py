@@ -1,0 +1,350 @@
+"""What every training loop shares: acting, counting, logging, evaluating, checkpoints, and ending cleanly.
+
+Shapes: S seeds, B environments per seed, N = S·B (seed-major). Steps count environment steps of one seed.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeprl_cli.algorithm import Algorithm, Metrics, average
+from deeprl_cli.envs.spec import Step
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate
+from deeprl_cli.policy import Policy
+from deeprl_cli.processes import ranks
+from deeprl_cli.processes.hardware import Hardware
+from deeprl_cli.rl.noise import NoiseStream
+from deeprl_cli.runs.checkpoint import save_checkpoint
+from deeprl_cli.runs.tensor_files import save_weights
+from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training.finite import FiniteWatch
+from deeprl_cli.training.services import Services
+from deeprl_cli.training.stopwatch import Stopwatch
+from deeprl_cli.training.together import LOOK_EVERY, own_envs, own_pending, pooled_envs, pooled_log, pooled_pending
+
+ACT_BLOCK = 256  # steps of action noise drawn at a time
+
+
+class Trainer(ABC):
+    """Runs one configuration to its end. `state_dict()` holds everything that moves."""
+
+    length = 1  # steps of each environment in an iteration
+
+    def __init__(
+        self, cfg: RunConfig, policy: Policy, envs: VectorEnv, eval_envs: VectorEnv, hardware: Hardware, to: Services
+    ) -> None:
+        self.cfg, self.policy, self.envs, self.eval_envs, self.hardware, self.to = (
+            cfg,
+            policy,
+            envs,
+            eval_envs,
+            hardware,
+            to,
+        )
+        self.algorithm: Algorithm = policy.algorithm
+        self.device = torch.device(hardware.device)
+        self.num_seeds, self.num_envs = cfg.seeds, cfg.algo.num_envs
+        self.own_envs = ranks.share_size(self.num_envs)  # those that this process steps
+        spec = self.algorithm.noise_spec()
+        self.act_noise = NoiseStream(
+            cfg.seed_list, "act", {"act": spec.act}, (self.num_envs,), ACT_BLOCK, device=self.device
+        )
+        self.update_noise = NoiseStream(
+            cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device
+        )
+        self.horizon = cfg.horizon or cfg.total_steps  # of the schedules
+        self.steps = 0
+        self.began = time.monotonic()  # when this process did
+        self.wall_seconds_before = 0.0  # of processes that trained this run before
+        self.checkpoint_step: int | None = None  # of the last checkpoint on the disk
+        self.restored = False
+        self.first_step_at: float | None = None  # time.monotonic() of the first environment step
+        self.train_seconds = 0.0
+        self.finished_episodes = [0] * self.num_seeds
+        self.best: list[float] = [-float("inf")] * self.num_seeds
+        self.last_evaluation: Evaluation | None = None
+        self._before_cut_evaluation: dict[str, Any] | None = None  # where one that a signal ended is to begin again
+        self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
+        self._metrics: list[Metrics] = []
+        self._learned_at: list[int] = []  # steps at which they came
+        self.watch = FiniteWatch(policy, cfg.seed_list)
+        self._recent_return = float("nan")
+        self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval.every, cfg.checkpoint.every
+        self._clock = Stopwatch()
+        self._iterations = 0
+        self.stop_agreed = False  # with the other ranks
+
+    # --- for the loops --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def iterate(self) -> None:
+        """Collect and learn once; adds to `steps`."""
+
+    def update_block(self) -> int:
+        """How many updates' noise to draw at a time."""
+        return 1
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Actions `(N, *action)` of the exploring policy for raw observations `(N, *obs)`."""
+        return self.policy.act(obs, ranks.share(self.act_noise.next()["act"]))
+
+    def env_step(self, actions: np.ndarray, running: np.ndarray | None = None) -> Step:
+        """Step every environment (those `running`) and keep count of the episodes that end."""
+        step = self.envs.step(actions) if running is None else self.envs.step(actions, running)
+        if self.first_step_at is None:
+            self.first_step_at = time.monotonic()
+        if step.episode_end.any():
+            for n in np.flatnonzero(step.episode_end):
+                self._episodes.append(
+                    (int(n) // self.own_envs, float(step.episode_return[n]), int(step.episode_length[n]))
+                )
+            self.algorithm.episodes_ended(torch.from_numpy(step.episode_end).view(self.num_seeds, -1).to(self.device))
+        return step
+
+    def learned(self, metrics: Metrics) -> None:
+        """Keep an update's metrics for the next log."""
+        self._metrics.append(metrics)
+        self._learned_at.append(self.steps)
+
+    def averaged_metrics(self) -> Metrics:
+        """The updates' metrics since the last log, each seed's averaged."""
+        return average(self._metrics)
+
+    def hand_over(self, episodes: int) -> tuple[Metrics, int, list[tuple[int, float, int]]]:
+        """What a log would take, and keep it no longer: averaged metrics, of how many updates, and at most so many
+        `episodes` (seed index, return, length)."""
+        metrics, updates = self.averaged_metrics(), len(self._metrics)
+        some, self._episodes, self._metrics = self._episodes[:episodes], self._episodes[episodes:], []
+        self._learned_at = []
+        return metrics, updates, some
+
+    def silent_seeds(self) -> Sequence[int]:
+        """Seeds (their indices) with nothing to log: all that they did has been."""
+        return ()
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until `total_steps`, or until asked to stop; the last checkpoint is written either way."""
+        if not self.restored:
+            self.start()
+        self._clock.start()
+        try:
+            if self.restored and self.cfg.eval.every and self.steps >= self._next_eval:
+                self.evaluate()  # which the interruption cut short
+            while self.steps < self.cfg.total_steps and not self.time_to_stop():
+                self.iterate()
+                if self.steps >= self._next_log:
+                    self.log()
+                if self.cfg.eval.every and self.steps >= self._next_eval:
+                    self.evaluate()
+                if self.cfg.checkpoint.every and self.steps >= self._next_checkpoint:
+                    self.checkpoint()
+        finally:
+            self._clock.stop()
+            self.train_seconds = self._clock.seconds
+        self.end_of_training()
+        if self.steps >= self.cfg.total_steps and (self._metrics or self._episodes):
+            self.log()  # stopped early, what is pending waits in the checkpoint: resumed, the curves are the same
+        self.checkpoint()
+        self._clock.stop()
+
+    def end_of_training(self) -> None:  # noqa: B027 - most loops have nothing to do
+        """Told when the last iteration is done, before what is pending is logged and the last checkpoint written."""
+
+    def time_to_stop(self) -> bool:
+        """Whether it was asked to; ranks, to stop at the same step, ask one another now and then."""
+        if ranks.size() == 1:
+            return self.to.stopping()
+        self._iterations += 1
+        if not self.stop_agreed and self._iterations % max(1, LOOK_EVERY // self.length) == 0:
+            self.stop_agreed = ranks.any_of(self.to.stopping())
+        return self.stop_agreed
+
+    def start(self) -> None:
+        """First observations, before anything is stepped; a trainer restored from a checkpoint has them."""
+        self.obs = self.envs.reset()
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of all seeds over training time: start, compilation and evaluation excluded."""
+        seconds = self._clock.seconds
+        return self.env_steps / seconds if seconds > 0 else 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of the whole run, interruptions left out."""
+        return self.wall_seconds_before + time.monotonic() - self.began
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of all seeds."""
+        return self.steps * self.num_seeds
+
+    @property
+    def x_axis(self) -> Sequence[int]:
+        """The environment steps that each seed has done."""
+        return [self.steps] * self.num_seeds
+
+    def compiling(self, name: str | None) -> None:
+        """Shown, and left out of the training time."""
+        if name is None:
+            self._clock.start()
+            self.to.progress.status("")
+        else:
+            self._clock.stop()
+            self.to.progress.status(f"compiling {name} (once: kept in the user's cache folder)")
+
+    def log(self) -> None:
+        self._next_log = _next_multiple(self.steps, self.cfg.log.every)
+        weights = [stack.flat for stack in self.algorithm.stacks().values()]
+        values = {name: metric.tolist() for name, metric in self.averaged_metrics().items()}
+        self._episodes, values = pooled_log(self._episodes, values, weights)
+        returns: list[list[float]] = [[] for _ in range(self.num_seeds)]
+        lengths: list[list[float]] = [[] for _ in range(self.num_seeds)]
+        for seed, episode_return, length in self._episodes:
+            returns[seed].append(episode_return)
+            lengths[seed].append(length)
+        values["rollout/return_mean"] = [_mean(r) for r in returns]
+        values["rollout/length_mean"] = [_mean(r) for r in lengths]
+        self.finished_episodes = [total + len(r) for total, r in zip(self.finished_episodes, returns, strict=True)]
+        values["rollout/episodes"] = [float(total) for total in self.finished_episodes]
+        optimiser = self.algorithm.optimisers()[0]
+        values["optim/lr"], values["optim/updates"] = optimiser.lr.tolist(), optimiser.steps.tolist()
+        values["optim/skipped"] = optimiser.skipped.tolist()
+        values["time/steps_per_second"] = [self.steps_per_second] * self.num_seeds
+        values["time/seconds"] = [self._clock.seconds] * self.num_seeds
+        for seed in self.silent_seeds():
+            values = {name: [*numbers[:seed], float("nan"), *numbers[seed + 1 :]] for name, numbers in values.items()}
+        if ranks.rank() == 0:
+            self.to.logger.log(self.x_axis, values)
+            self.to.chain.extend(self.steps, weights)
+        if self._episodes:
+            self._recent_return = _mean([episode[1] for episode in self._episodes])
+        self.to.progress.update(self.steps, self._recent_return, self.steps_per_second)
+        metrics, learned_at = self._metrics, self._learned_at
+        self._episodes, self._metrics, self._learned_at = [], [], []
+        for line in self.watch.log(self.steps, metrics, learned_at):
+            self.to.progress.message(line)
+
+    def evaluate(self) -> None:
+        """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
+        self._clock.stop()
+        result = ranks.told(self.returns_now() if ranks.rank() == 0 else None)
+        if result is None:
+            self.stop_agreed = True
+            return  # the run is about to end; half an evaluation is none
+        self._next_eval = _next_multiple(self.steps, self.cfg.eval.every)
+        self.last_evaluation = result
+        means = result.return_mean
+        spread = {"eval/return_std": result.return_std, "eval/length_mean": result.length_mean}
+        values = {"eval/return_mean": means, **spread}
+        if result.expected is not None and not self.cfg.env.atari.enabled:  # there Q̂ learns of other rewards
+            values["eval/discounted_return_mean"] = result.discounted_mean
+            values["eval/overestimation"] = result.overestimation
+        if ranks.rank() == 0:
+            self.to.logger.log(self.x_axis, values)
+        for index, (mean, best) in enumerate(zip(means, self.best, strict=True)):
+            if mean > best:
+                self.best[index] = mean
+                path = self.to.run_dir / "checkpoints" / "best" / f"seed_{self.cfg.seed_list[index]}.safetensors"
+                if ranks.rank() == 0:
+                    save_weights(path, self.policy.weights(index), {"step": self.x_axis[index], "return_mean": mean})
+        shown = ", ".join(f"{mean:.1f}" for mean in means)
+        self.to.progress.message(f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes")
+        self._clock.start()
+
+    def returns_now(self) -> Evaluation | None:
+        """An evaluation; None where it was asked to stop."""
+        before = self.eval_envs.state_dict()
+        try:
+            return evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
+        except EvaluationStopped:
+            self._before_cut_evaluation = before
+            return None
+
+    # --- checkpoint -----------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        self._clock.stop()
+        if self.cfg.checkpoint.every:
+            self._next_checkpoint = _next_multiple(self.steps, self.cfg.checkpoint.every)
+        self.watch.check_parameters(self.steps)
+        if self.watch.nothing_learned:
+            self.to.progress.message(f"step {self.steps}: no update was finite since the last log: no checkpoint")
+            self._clock.start()
+            return
+        state = self.state_dict()
+        if ranks.rank() == 0:
+            state |= {"log": self.to.logger.flush(), "chain": self.to.chain.state_dict()}
+            folder = self.to.run_dir / "checkpoints" / "last"
+            save_checkpoint(folder, state, self.segments(), keep=self.cfg.checkpoint.keep)
+        self.checkpoint_step = self.steps
+        self._clock.start()
+
+    def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
+        """Big immutable pieces of the checkpoint; none unless a loop has them."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """On rank 0 that of all ranks, as one process would have it."""
+        # one by one: the mean of means that a resumed run would log isn't the mean
+        metrics = {name: torch.stack([m[name] for m in self._metrics]) for name in (self._metrics or [{}])[0]}
+        episodes, metrics = pooled_pending(self._episodes, metrics)
+        return {
+            "steps": self.steps,
+            "clock": {"train_seconds": self._clock.seconds, "wall_seconds": self.wall_seconds},
+            "policy": self.policy.whole_state(),
+            "envs": pooled_envs(self.envs),
+            "eval_envs": self._before_cut_evaluation or self.eval_envs.state_dict(),
+            "act_noise": self.act_noise.state_dict(),
+            "update_noise": self.update_noise.state_dict(),
+            "best": list(self.best),
+            "finished_episodes": list(self.finished_episodes),
+            "episodes": [list(episode) for episode in episodes],
+            "metrics": metrics,
+            "learned_at": torch.tensor(self._learned_at, dtype=torch.int64),
+            "finite": self.watch.state_dict(),
+            "next": [self._next_log, self._next_eval, self._next_checkpoint],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
+        self.steps = state["steps"]
+        self.restored, self.checkpoint_step = True, self.steps
+        self._clock.seconds = state["clock"]["train_seconds"]
+        self.wall_seconds_before = state["clock"]["wall_seconds"]
+        self.policy.load_whole_state(state["policy"])
+        exceptions = self.envs.load_state_dict(own_envs(state["envs"]))
+        if ranks.rank() == 0:  # the one that evaluates
+            exceptions += self.eval_envs.load_state_dict(state["eval_envs"])
+        for line in exceptions:
+            self.to.progress.message(line)
+        self.act_noise.load_state_dict(state["act_noise"])
+        self.update_noise.load_state_dict(state["update_noise"])
+        self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
+        self._episodes = own_pending([(int(s), float(r), int(n)) for s, r, n in state["episodes"]])
+        metrics = {name: values.to(self.device).unbind() for name, values in state["metrics"].items()}
+        self._metrics = [dict(zip(metrics, row, strict=True)) for row in zip(*metrics.values(), strict=True)]
+        # checkpoints of the first versions have neither
+        self._learned_at = state["learned_at"].tolist() if "learned_at" in state else [self.steps] * len(self._metrics)
+        self.watch.load_state_dict(state.get("finite"))
+        self._next_log, self._next_eval, self._next_checkpoint = state["next"]
+        assert self.envs.obs is not None
+        self.obs = self.envs.obs
+
+
+def _next_multiple(steps: int, every: int) -> int:
+    return (steps // every + 1) * every if every else 0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

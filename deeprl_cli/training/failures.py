@@ -1,0 +1,48 @@
+"""What is said when a run fails: where it stopped, which checkpoint stands, and how to go on."""
+
+from __future__ import annotations
+
+import errno
+
+from deeprl_cli.errors import TrainingError, UserError
+from deeprl_cli.training.base import Trainer
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)  # full, gone, or not ours
+
+
+def explained(trainer: Trainer, error: Exception) -> Exception:
+    """`error`, which ended the training, with what the user needs to go on: another to raise, or the same with a note
+    that stands below its traceback.
+
+    An environment that fails on actions which are no numbers isn't to blame: the parameters are named that gave them.
+    """
+    run, where = trainer.to.run_dir, standing(trainer)
+    if isinstance(error, OSError) and error.errno in DISK:
+        return UserError(f"{run}: can't be written ({error.strerror}): {where}; make room, then `deeprl resume {run}`")
+    bad = None if isinstance(error, TrainingError) else bad_tensor(trainer)
+    if bad is not None:
+        return TrainingError(f"{run}: {bad}; then {first_line(error)}; {where}: look at rewards and learning rates")
+    if isinstance(error, UserError):
+        mend = "look at rewards and learning rates" if isinstance(error, TrainingError) else "mend it"
+        return type(error)(f"{run}: {error}; {where}: {mend}, then `deeprl resume {run}`")
+    error.add_note(f"deeprl: {run}: {where}: mend it, then `deeprl resume {run}`")
+    return error
+
+
+def standing(trainer: Trainer) -> str:
+    """Where the run is, and where it would go on."""
+    kept = trainer.checkpoint_step
+    last = f"the last whole checkpoint is of step {kept}" if kept is not None else "there is no checkpoint yet"
+    return f"stopped at step {trainer.steps}, {last}"
+
+
+def bad_tensor(trainer: Trainer) -> str | None:
+    """A parameter or statistic that holds NaN or infinity, and whose it is."""
+    for index, seed in enumerate(trainer.cfg.seed_list):
+        if (found := trainer.watch.bad_tensor(index)) is not None:
+            return f"seed {seed}: {found}"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

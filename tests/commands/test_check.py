@@ -1,0 +1,92 @@
+"""`--check` does everything short of training; `--explain` says where each value stands."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from deeprl_cli.cli import main
+from deeprl_cli.commands.check import check
+from deeprl_cli.config.explain import Origin, explain, table
+from deeprl_cli.errors import UserError
+from deeprl_cli.training.base import Trainer
+from tests.contract.harness import ALGORITHMS, short_run
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_check_does_an_update_and_leaves_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deeprl_cli.commands.check.MEASURED", 0.05)
+    said = check(short_run(name, tmp_path / "run"))
+    assert re.search(r"first update  fine \(loss/", said)
+    assert re.search(r"time +about .* for 240 steps", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_does_not_wait_for_the_random_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("deeprl_cli.commands.check.MEASURED", 0.05)
+    said = check(short_run("dqn", tmp_path / "run", "algo.learning_starts=200000", "total_steps=1000000"))
+    assert "first update  fine" in said
+
+
+def test_check_finds_an_update_that_fails(tmp_path, monkeypatch):
+    """Rewards too large for the loss: said by name."""
+    step = Trainer.env_step
+
+    def huge(self, *arguments):
+        result = step(self, *arguments)
+        result.reward[:] = 1e30
+        return result
+
+    monkeypatch.setattr(Trainer, "env_step", huge)
+    with pytest.raises(UserError, match=r"the first update's .* is .*inf"):
+        check(short_run("dqn", tmp_path / "run", "algo.loss=mse"))
+
+
+def test_check_and_explain_are_for_one_run(capsys):
+    for flag in ("--check", "--explain"):
+        with pytest.raises(SystemExit):
+            main(["train", flag, "-m", "seed=1,2"])
+        assert "one run" in capsys.readouterr().err
+
+
+def origins(*overrides):
+    return {origin.key: origin for origin in explain(overrides)}
+
+
+def test_each_value_has_its_origin():
+    """The last that names a key: root, algorithm, environment, network, hardware, tuned, experiment, command line."""
+    found = origins("algo=dqn", "env=CartPole-v1", "algo.epsilon.end=0.1", "hardware.threads=2")
+    assert found["seed"] == Origin("seed", 0, "train", "the first run seed")
+    assert found["algo.gamma"].source == "algo/dqn"
+    assert found["algo.train_every"].source == found["total_steps"].source == "tuned/dqn/CartPole-v1"
+    assert found["algo.epsilon.end"] == Origin("algo.epsilon.end", 0.1, "command line", "algo.epsilon.end=0.1")
+    assert found["algo.epsilon.start"].source == "algo/dqn"
+    assert found["algo.loss"].comment == "huber | mse | half_mse (the deck's)"
+    assert found["hardware.compile"].source == "hardware/cpu"
+    assert (found["algo.name"].source, found["env.id"].comment) == ("command line", "env=CartPole-v1")
+    assert found["env.frame_stack"].source == "env"
+    assert "algo" not in found
+    assert "algo.epsilon" not in found
+
+
+def test_atari_experiments_and_whole_groups():
+    assert origins("env=ALE/Pong-v5")["env.frame_stack"].source == "atari"
+    assert origins("env=ALE/Pong-v5")["env.kwargs.frameskip"].source == "env=ALE/Pong-v5"
+    assert origins("algo=ppo", "tuned=none")["total_steps"].source == "train"
+    literal = origins("experiment=deck/q_learning")
+    assert literal["algo.target_update"].source == "experiment/deck/q_learning"
+    assert origins("algo=dqn", "algo.epsilon={end: 0.2}")["algo.epsilon.end"].source == "command line"
+
+
+def test_explained_on_the_command_line(capsys):
+    main(["train", "--explain", "algo=sac", "env=Pendulum-v1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["key", "value", "from"]
+    assert any(line.startswith("algo.rho ") and "algo/sac" in line and "Polyak" in line for line in lines)
+    with pytest.raises(SystemExit):
+        main(["train", "--explain", "algo=sac", "algo.rh=1"])
+    assert "did you mean" in capsys.readouterr().err
+    rows = [line.split() for line in table([Origin("a", None, "x", ""), Origin("b", True, "y", "why")]).splitlines()]
+    assert rows == [["key", "value", "from"], ["a", "null", "x"], ["b", "true", "y", "why"]]

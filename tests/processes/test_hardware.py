@@ -1,0 +1,91 @@
+"""What `auto` resolves to, and the compiler's shortcut around dynamo's dispatch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from deeprl_cli.config.compose import load_config
+from deeprl_cli.processes import cores, hardware
+from deeprl_cli.processes.hardware import GraphCompiler, Workload, layout, resolve
+
+AUTO = load_config().hardware
+SMALL, LARGE = Workload(1e6, 1_000, 1), Workload(500e6, 20_000, 1)
+
+
+def test_small_and_short_runs_stay_eager_on_one_thread() -> None:
+    resolved = resolve(AUTO, SMALL)
+    assert (resolved.device, resolved.threads, resolved.compile) == ("cpu", 1, False)
+    assert resolved.matmul_precision == "highest"
+    assert resolved.notes
+
+
+def test_large_and_long_runs_use_all_cores_and_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_cores", lambda: 6)
+    monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
+    resolved = resolve(AUTO, LARGE)
+    assert (resolved.threads, resolved.compile, resolved.matmul_precision) == (6, True, "highest")
+
+
+def test_auto_sees_the_cores_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a sweep has a share of them; never more than there are."""
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(12), raising=False)
+    for share, expected in (("3", 3), ("99", 8), ("0", 8), ("many", 8)):
+        monkeypatch.setenv(cores.SHARE, share)
+        assert resolve(AUTO, LARGE).threads == expected
+
+
+def test_without_a_compiler_it_runs_eagerly_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "find_compiler", lambda: None)
+    resolved = resolve(dataclasses.replace(AUTO, compile=True), LARGE)
+    assert not resolved.compile
+    assert any("no C++ compiler" in note for note in resolved.notes)
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    asked = dataclasses.replace(AUTO, threads=3, compile=False, matmul_precision="high")
+    resolved = resolve(asked, LARGE)
+    assert (resolved.threads, resolved.compile, resolved.matmul_precision) == (3, False, "high")
+    assert resolved.notes == ()
+
+
+class Counter(nn.Module):
+    total: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+
+    def step(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            self.total.add_(x.sum())
+        return {"total": self.total.clone()}
+
+
+def test_compiled_calls_keep_state_and_follow_a_new_layout() -> None:
+    """The guardless shortcut serves one layout of the inputs; another goes back to dynamo and is right as well."""
+    announced: list[str | None] = []
+    first, second = Counter(), Counter()
+    compiler = GraphCompiler(announced.append, backend="aot_eager")
+    step, other = compiler("step", first.step), compiler("step", second.step)
+    for _ in range(3):
+        assert step(torch.ones(4))["total"].item() == first.total.item()
+    assert first.total.item() == 12
+    assert other(torch.ones(4))["total"].item() == 4  # another object's graph moves its own state
+    step(torch.ones(7))
+    step(torch.ones(2, 2).t()[:, :1])
+    step(torch.ones(4))
+    assert first.total.item() == 12 + 7 + 2 + 4
+    assert second.total.item() == 4
+    assert announced.count("step") >= 2
+    assert compiler.seconds > 0
+
+
+def test_a_layout_tells_shapes_strides_and_types_apart() -> None:
+    x = torch.ones(2, 2)
+    same, turned, typed = layout((x, {"a": x})), layout((x.t(), {"a": x})), layout((x, {"a": x.long()}))
+    assert same == layout((x.clone(), {"a": x.clone()}))
+    assert len({same, turned, typed}) == 3

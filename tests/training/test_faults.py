@@ -1,0 +1,183 @@
+"""Faults in mid-run: an environment that raises or breaks its own promises, a clock that is set back."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from deeprl_cli.commands.resume import resume
+from deeprl_cli.errors import UserError
+from deeprl_cli.runs.folder import read_summary
+from deeprl_cli.training.run import train
+from tests.commands.test_resume import left
+from tests.contract.harness import short_run
+
+SPOILT: dict[str, Any] = {
+    "shape": (np.zeros(1, np.float32), 0.0, False, False, {}),
+    "axis": (np.zeros((1, 3), np.float32), 0.0, False, False, {}),
+    "text": ("abc", 0.0, False, False, {}),
+    "NaN": (np.full(3, np.nan, np.float32), 0.0, False, False, {}),
+    "nothing": (None, 0.0, False, False, {}),
+    "reward": (np.zeros(3, np.float32), np.inf, False, False, {}),
+    "no reward": (np.zeros(3, np.float32), None, False, False, {}),
+    "rewards": (np.zeros(3, np.float32), np.zeros(2), False, False, {}),
+    "four": (np.zeros(3, np.float32), 0.0, False, {}),
+}
+
+
+class Faulty(gym.Env):
+    """Counts its steps, over all its instances; the step numbered `at` goes wrong in the way that `fault` says."""
+
+    fault: ClassVar[str | None] = None
+    at = 151  # three are taken by the look before the run; of two environments, the second
+    steps = 0
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, discrete: bool = False) -> None:
+        self.discrete = discrete
+        self.observation_space = spaces.Discrete(4) if discrete else spaces.Box(-1.0, 1.0, (3,))
+        self.t = 0
+
+    def observe(self) -> Any:
+        return self.t % 4 if self.discrete else np.full(3, np.sin(self.t), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def step(self, action: int) -> Any:
+        self.t += 1
+        Faulty.steps += 1
+        if Faulty.fault is not None and Faulty.steps == Faulty.at:
+            if Faulty.fault == "raises":
+                raise ZeroDivisionError("the physics blew up")
+            if Faulty.fault == "outside":
+                return 4, 0.0, False, False, {}
+            return SPOILT[Faulty.fault]
+        return self.observe(), float(action), self.t >= 9, False, {}
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """Sets what goes wrong in environments `test/Faulty-v0`, counting from here on."""
+    gym.register("test/Faulty-v0", Faulty)
+
+    def goes_wrong(fault: str | None) -> None:
+        monkeypatch.setattr(Faulty, "fault", fault)
+        monkeypatch.setattr(Faulty, "steps", 0)
+
+    yield goes_wrong
+    del gym.registry["test/Faulty-v0"]
+
+
+def config(run: Path, *options: str, name: str = "ppo") -> Any:
+    return short_run(name, run, "env=test/Faulty-v0", "checkpoint.every=30", "eval.every=0", *options)
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn", "reinforce"])
+def test_an_environment_that_raises(name, tmp_path, faulty):
+    """Its traceback is the user's, whole; below it the environment, the step, the checkpoint, and how to go on."""
+    run = tmp_path / "run"
+    faulty(None)
+    whole = train(config(tmp_path / "whole", name=name))
+    faulty("raises")
+    with pytest.raises(ZeroDivisionError, match="the physics blew up") as caught:
+        train(config(run, name=name))
+    env, where = caught.value.__notes__
+    assert env.startswith("raised by environment ")
+    assert "of seed 0 (test/Faulty-v0), episode " in env
+    assert where.startswith(f"deeprl: {run}: stopped at step ")
+    assert "the last whole checkpoint is of step " in where
+    assert where.endswith(f": mend it, then `deeprl resume {run}`")
+    assert read_summary(run)["status"] == "failed"
+    faulty(None)
+    resume(run, [])
+    for folder in (run, whole):
+        (folder / "checkpoints" / "best").mkdir()  # nothing was evaluated
+    assert left(run) == left(whole)
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_what_an_environment_must_not_return(fault, tmp_path, faulty):
+    """The step after the fault never happens, and the environment is named: as UserError, or in a note."""
+    faulty(fault)
+    run = tmp_path / "run"
+    with pytest.raises((UserError, ValueError, TypeError)) as caught:
+        train(config(run))
+    told = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "environment 1 of seed 0 (test/Faulty-v0), episode " in told
+    assert f"`deeprl resume {run}`" in told
+    assert Faulty.steps == Faulty.at
+    assert read_summary(run)["status"] == "failed"
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_an_observation_outside_of_its_discrete_space(backend, tmp_path, faulty, monkeypatch):
+    faulty("outside")
+    monkeypatch.setattr(Faulty, "at", 20)  # each process of `async` counts for itself
+    cfg = config(tmp_path / "run", "env.kwargs.discrete=true", f"env.backend={backend}")
+    with pytest.raises(UserError, match=r"environment \d of seed 0 .*returned an observation outside of its space"):
+        train(cfg)
+
+
+def test_the_program_shows_the_traceback_and_one_line(tmp_path):
+    """And ends with code 1."""
+    module = tmp_path / "faulty_envs.py"
+    module.write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Bad(CartPoleEnv):\n"
+        "    total = 0\n"
+        "    def step(self, action):\n"
+        "        Bad.total += 1\n"
+        "        if Bad.total == 200: raise RuntimeError('out of ink')\n"
+        "        return super().step(action)\n"
+        "gym.register('Bad-v0', Bad)\n"
+    )
+    run = tmp_path / "run"
+    overrides = ["algo=ppo", "env=faulty_envs:Bad-v0", "tuned=none", "total_steps=2000", "algo.rollout_length=16"]
+    overrides += ["checkpoint.every=100", "hardware.compile=false", "hardware.threads=1", f"run_dir={run}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deeprl_cli", "train", *overrides], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert "Traceback (most recent call last):" in lines
+    assert any("out of ink" in line and "RuntimeError" in line for line in lines)
+    assert lines[-1].startswith(f"deeprl: {run}: stopped at step ")
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    """Durations are counted by a clock that no one sets; names and events stand whatever the time is."""
+    whole = train(short_run("dqn", tmp_path / "whole", "log.tensorboard=true"))
+    jumps = random.Random(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 1_700_000_000.0 + jumps.uniform(-1e8, 1e8))
+        run = train(short_run("dqn", tmp_path / "run", "log.tensorboard=true"))
+    assert left(run) == left(whole)
+    summary = read_summary(run)
+    assert 0 < summary["startup_seconds"] < summary["wall_seconds"] < 600
+    assert wall_times(run) == sorted(wall_times(run))
+    (run / "summary.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 5.0)  # years before the run began
+        resume(run, [])
+    assert left(run) == left(whole)
+    assert summary["wall_seconds"] < read_summary(run)["wall_seconds"] < 1200
+
+
+def wall_times(run: Path) -> list[float]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (path,) = (run / "seed_0").glob("events.out.tfevents.*")
+    return [event.wall_time for event in EventFileLoader(str(path)).Load()]
