@@ -61,10 +61,15 @@ def watch(overrides: list[str], run: Path, minutes: float, every: float, *, quie
     """(minutes since the first look, resident MiB) of a training of `overrides` that ends when time is up."""
     command = [sys.executable, "-m", "deeprl_cli", "train", *overrides, f"run_dir={run}"]
     log = run.parent / "log.txt"
+    asked: list[int] = []  # in the middle of a start, a child would be left behind that nobody knows of
+    former = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    signal.signal(signal.SIGTERM, former)
     samples: list[tuple[float, float]] = []
     try:
+        if asked:
+            sys.exit(128 + asked[0])
         while not (run / "checkpoints" / "last" / "manifest.json").exists():  # it trains, and all of it is loaded
             _alive(process, log)
             time.sleep(0.2)

@@ -21,6 +21,7 @@ from deeprl_cli.commands import list as listing
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
+from tests.contract.harness import configured
 
 ROOT = Path(__file__).parent.parent
 
@@ -244,7 +245,7 @@ def test_the_observations_listed_are_those_that_networks_take(name):
     for kind, space in SPACES.items():
         for network in sorted({network for readers in listing.READS.values() for network in readers}):
             try:
-                algorithm.check(cfg.algo, load_config([f"network={network}"]).network, EnvSpec("e", space, action))
+                algorithm.check(cfg.algo, configured(f"network={network}").network, EnvSpec("e", space, action))
             except ConfigError:
                 continue
             taken.setdefault(kind, set()).add(network)

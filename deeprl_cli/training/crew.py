@@ -68,7 +68,8 @@ class Crew:
     ) -> None:
         self.shared, self.hardware, self.make_job, self.say, self.take = shared, hardware, make_job, say, take
         self.members = [Member(index) for index in range(len(shared.beats))]
-        self.context: Any = mp.get_context("spawn")
+        self.context: Any = mp.get_context("forkserver")
+        self.context.set_forkserver_preload(["deeprl_cli.training.worker"])  # torch is loaded once, not by each
         self._last_look = time.monotonic()
 
     @property

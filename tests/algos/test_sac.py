@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deeprl_cli.algorithm import EnvSpec
-from deeprl_cli.algos.sac import SAC, actor_objective, alpha_objective
+from deeprl_cli.algos.registry import check_algorithm
+from deeprl_cli.algos.sac import actor_objective, alpha_objective
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.targets import critic_losses, q_values
@@ -182,4 +183,4 @@ def test_other_action_spaces_are_refused():
     cfg = load_config(["algo=sac", "tuned=none"])
     spec = EnvSpec("Test-v0", gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2))
     with pytest.raises(ConfigError, match=r"algo=sac takes Box actions, but Test-v0 has Discrete .*algo=ppo"):
-        SAC.check(cfg.algo, cfg.network, spec)
+        check_algorithm(cfg.algo, cfg.network, spec)

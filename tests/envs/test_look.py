@@ -69,9 +69,9 @@ def broken(fault: str, at: int = 0, **options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("reset raises", r"its reset\(\) raises OSError: no such robot \(.*test_probe.py:\d+\)"),
+        ("reset raises", r"its reset\(\) raises OSError: no such robot \(.*test_look.py:\d+\)"),
         ("reset alone", r"reset\(\) returns a ndarray, not \(observation, info\)"),
-        ("raises", r"its step\(\) raises ValueError: joint 3 broke \(.*test_probe.py:\d+\)"),
+        ("raises", r"its step\(\) raises ValueError: joint 3 broke \(.*test_look.py:\d+\)"),
         ("nan", "an observation holds NaN or infinity"),
         ("infinite", "an observation holds NaN or infinity"),
         ("shape", r"an observation has shape \(1,\), but its space declares \(3,\)"),

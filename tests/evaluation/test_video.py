@@ -171,7 +171,7 @@ def test_headless_and_silent(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parent,
         env=environment,
         capture_output=True,
         text=True,

@@ -78,6 +78,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+TOGETHER = pytest.mark.xdist_group("pair")  # the two processes are started once, for all tests that look at their runs
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs that two ranks do."""
@@ -112,6 +115,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(run / "checkpoints" / "last").state["policy"]
 
 
+@TOGETHER
 @pytest.mark.parametrize("name", SAME)
 def test_two_ranks_equal_one_process(name, pair, tmp_path):
     """The same episodes, losses, statistics and weights, to float tolerance: half of the environments each."""
@@ -130,6 +134,7 @@ def test_two_ranks_equal_one_process(name, pair, tmp_path):
     assert json.loads((pair / name / "summary.json").read_text())["status"] == "finished"
 
 
+@TOGETHER
 def test_one_compiled_graph_holds_the_collectives(pair):
     """Traced whole (`fullgraph`), the update of two ranks does what it does eagerly."""
     eager, compiled = weights(pair / "a2c"), weights(pair / "compiled")
@@ -138,6 +143,7 @@ def test_one_compiled_graph_holds_the_collectives(pair):
             torch.testing.assert_close(compiled[key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
+@TOGETHER
 @pytest.mark.parametrize("name", ["dqn", "sac"])
 def test_replay_algorithms_learn_in_ranks(name, pair):
     """Each from a memory of its own: as many updates as one process does, of weights that stay the same on both (a
@@ -151,6 +157,7 @@ def test_replay_algorithms_learn_in_ranks(name, pair):
         assert state["policy"]["algorithm.exploration.x"].shape == (1, 4, 1)
 
 
+@TOGETHER
 def test_sums_over_ranks(pair):
     """Each rank gets what one process computes from everything."""
     value, returns, weight = samples()

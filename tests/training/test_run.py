@@ -18,6 +18,7 @@ import pytest
 
 from deeprl_cli.commands.eval import evaluate_run
 from deeprl_cli.config.compose import load_config
+from deeprl_cli.envs.look import look
 from deeprl_cli.envs.testing import Chain
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluation.evaluate import evaluate
@@ -223,7 +224,12 @@ if "test/Endless-v0" not in gymnasium.registry:
 def test_a_run_that_may_wait_for_ever_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only where an update waits for whole episodes, and nothing ends them for certain."""
     endless = ["algo=reinforce", "env=test/Endless-v0"]
-    (note,) = episode_notes(load_config(endless))
+
+    def notes(overrides: list[str]) -> list[str]:
+        cfg = load_config(overrides)
+        return episode_notes(cfg, look(cfg.env))
+
+    (note,) = notes(endless)
     assert note.startswith("test/Endless-v0 has no time limit, and algo=reinforce waits for every episode's end")
     assert note.endswith("give env.max_episode_steps=…")
     for others in (
@@ -232,7 +238,7 @@ def test_a_run_that_may_wait_for_ever_says_so(tmp_path: Path, capsys: pytest.Cap
         ["algo=ppo", "env=test/Endless-v0"],
         ["algo=reinforce", "env=ArithQA-v0"],
     ):
-        assert episode_notes(load_config(others)) == []
+        assert notes(others) == []
     train(load_config([*endless, *QUICK, "total_steps=8", "eval.every=0", f"run_dir={tmp_path / 'run'}"]))
     assert note in capsys.readouterr().out.replace("\n", " ")
 
