@@ -10,10 +10,10 @@ STAMP := .venv/.installed
 LOG := .venv/install.log
 # Three workers, on two cores too: many tests wait for processes that start, stop or hang. One thread each: two OpenMP
 # threads in each would slow one another down tenfold.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup
-# What breaks most often when code is changed, in seconds: formulas, networks, configurations, environments, imports.
-QUICK := tests/rl tests/nets tests/schema tests/data tests/config tests/reports tests/processes tests/envs tests/runs \
-	tests/contract/test_transitions.py tests/test_imports.py tests/test_policy.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadgroup
+# What breaks most often when code is changed, and tells so in seconds.
+QUICK := tests/rl tests/nets tests/schema tests/runs tests/envs/test_spaces.py tests/envs/test_vector_envs.py \
+	tests/algos/test_ppo.py tests/algos/test_sac.py tests/contract/test_transitions.py tests/test_imports.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train tensorboard quick check test benchmark clean distclean
@@ -53,17 +53,17 @@ quick: setup  ## format, lint, types, the tests that matter most: within a minut
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow" $(QUICK)
+	$(PYTEST) -n 2 -m "not slow" $(QUICK)
 
 check: setup  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n 3 -m "not slow"
 
 # .ci/run sets AFTER_CHECK: the fast tests have just passed there.
 test: setup  ## all tests
-	$(PYTEST) $(if $(AFTER_CHECK),-m slow)
+	$(PYTEST) -n 3 $(if $(AFTER_CHECK),-m slow)
 
 benchmark: setup  ## our speed; against peers, see benchmarks/README.md
 	$(BIN)/python benchmarks/speed.py

@@ -71,7 +71,7 @@ class Algorithm(nn.Module):
     action_spaces: ClassVar[tuple[type[gym.Space[Any]], ...]]
     bounded_actions: ClassVar[bool] = False  # a policy squashed into [−1, 1] needs Box actions with finite bounds
     joint: ClassVar[bool] = False  # policy and V are one network, which may share layers (`network.share`)
-    asynchronous: ClassVar[bool] = False  # it may train in workers over shared weights (trainers/worker.py)
+    asynchronous: ClassVar[bool] = False  # it may train in workers over shared weights (training/worker.py)
     networks: ClassVar[tuple[str, ...]] = ("tabular", "linear", "mlp", "cnn", "transformer")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")

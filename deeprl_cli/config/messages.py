@@ -1,6 +1,6 @@
 """What to say when an override can't be taken: one line with the key, the nearest valid one, and what to type instead.
 
-Plain dictionaries and strings only; `config.py` finds out what was meant and composed.
+Plain dictionaries and strings only; `compose.py` finds out what was meant and composed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The typed shape of a run's configuration; `typed.py` turns plain mappings into it.
 
 Dataclass fields carry types and ranges only: each default stands once, in `configs/`, beside its source.
-Nothing here knows Hydra; `config.py` hands over plain dictionaries.
+Nothing here knows Hydra; `config/compose.py` hands over plain dictionaries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What runs the jobs of a sweep side by side: joblib, submitit (this machine or Slurm) and Ray.
 
 An engine calls `work(number)` in another process for each job. What becomes of a job its own process writes down
-(`sweep_job.py`); an engine tells only why one ended that couldn't. Options: `configs/hydra/launcher/<name>.yaml`.
+(`job.py`); an engine tells only why one ended that couldn't. Options: `configs/hydra/launcher/<name>.yaml`.
 """
 
 from __future__ import annotations

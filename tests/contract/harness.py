@@ -1,4 +1,4 @@
-"""Small instances of every registered algorithm, data made by hand for them, and trainers built as `train.py` does.
+"""Small instances of every registered algorithm, data made by hand for them, and trainers built as `training/assemble.py` does.
 
 Nothing here names an algorithm: a new one is tested from its `loop`, `action_spaces` and configuration alone.
 """

@@ -88,7 +88,7 @@ def test_two_seeds_together_equal_two_runs(name, run):
         for key in theirs[0]:
             expected = [row[key] for row in theirs]
             assert [row[key] for row in ours] == pytest.approx(expected, rel=1e-3, nan_ok=True), key
-        # later evaluations: tests/test_evaluate.py
+        # later evaluations: tests/evaluation/test_evaluate.py
         ours, theirs = (evaluations(folder, seed)[0] for folder in (both, one))
         assert ours == pytest.approx(theirs, rel=1e-3)
 
