@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LOG := .venv/install.log
 # Three workers, on two cores too: many tests wait for processes that start, stop or hang. One thread each: two OpenMP
 # threads in each would slow one another down tenfold.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # What breaks most often when code is changed, and tells so in seconds.
 QUICK := tests/rl tests/nets tests/schema tests/runs tests/envs/test_spaces.py tests/envs/test_vector_envs.py \
 	tests/algos/test_ppo.py tests/algos/test_sac.py tests/contract/test_transitions.py tests/test_imports.py

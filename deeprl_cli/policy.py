@@ -17,6 +17,7 @@ from deeprl_cli.algorithm import Algorithm, Transition
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.envs.spec import EnvSpec, Step
 from deeprl_cli.processes import ranks
+from deeprl_cli.processes.hardware import threads
 from deeprl_cli.rl.normalisers import RewardScaler, RunningStatistics
 from deeprl_cli.schema.run import RunConfig
 
@@ -138,6 +139,11 @@ class Policy(nn.Module):
 
 
 def make_policy(cfg: RunConfig, spec: EnvSpec) -> Policy:
-    """The run's algorithm and its normalisers, fresh, on the processor."""
-    algorithm = get_algorithm(cfg.algo.name)(cfg.algo, cfg.network, spec, cfg.seed_list)
-    return Policy(algorithm, cfg.algo.num_envs)
+    """The run's algorithm and its normalisers, fresh, on the processor.
+
+    On one thread, whatever a run before this one in the process has left: the decomposition behind orthogonal weights
+    rounds otherwise on two.
+    """
+    with threads(1):
+        algorithm = get_algorithm(cfg.algo.name)(cfg.algo, cfg.network, spec, cfg.seed_list)
+        return Policy(algorithm, cfg.algo.num_envs)

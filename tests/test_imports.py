@@ -21,7 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("", "errors", "seeding"),
     ("schema",),
-    ("nets", "envs", "processes"),
+    ("envs", "processes"),
+    ("nets",),
     ("rl",),
     ("algorithm",),
     ("families",),

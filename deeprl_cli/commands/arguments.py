@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +24,30 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("run", type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
         trust = "import the module that the run's environment names (module:Id); it runs code"
         self.add_argument("--trust", action="store_true", help=trust)
+
+
+@contextmanager
+def stdout_for(json: bool) -> Iterator[Callable[[str], None]]:
+    """A function that prints the result. For JSON, whatever else is printed meanwhile, by environments or by libraries,
+    goes to standard error, so that standard output is JSON alone."""
+    if not json:
+        yield print
+        return
+    sys.stdout.flush()
+    kept, stream = os.dup(1), sys.stdout
+
+    def tell(text: str) -> None:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        print(text, file=stream, flush=True)
+
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield tell
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def positive(text: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from deeprl_cli.commands.arguments import Parser, natural, positive
+from deeprl_cli.commands.arguments import Parser, natural, positive, stdout_for
 from deeprl_cli.errors import UserError
 
 
@@ -22,16 +22,18 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--video", type=Path, metavar="DIR", help="write videos of episodes into this folder")
     flags = parser.parse_args(arguments)
-    evaluate_run(
-        flags.run,
-        trust=flags.trust,
-        episodes=flags.episodes,
-        seed=flags.seed,
-        checkpoint=flags.checkpoint,
-        stochastic=flags.stochastic,
-        as_json=flags.json,
-        video=flags.video,
-    )
+    with stdout_for(flags.json) as tell:
+        told = evaluate_run(
+            flags.run,
+            trust=flags.trust,
+            episodes=flags.episodes,
+            seed=flags.seed,
+            checkpoint=flags.checkpoint,
+            stochastic=flags.stochastic,
+            as_json=flags.json,
+            video=flags.video,
+        )
+        tell(told)
     return 0
 
 
@@ -45,8 +47,8 @@ def evaluate_run(
     stochastic: bool,
     as_json: bool,
     video: Path | None,
-) -> None:
-    """Print as a table or as JSON.
+) -> str:
+    """What the policies earn, as a table or as JSON.
 
     `seed` picks one of the run's seeds; all of them otherwise. `checkpoint` is best or last. `trust` allows the run
     to name a module to import. Raises UserError.
@@ -54,9 +56,11 @@ def evaluate_run(
     import torch
 
     from deeprl_cli.algorithm import done
+    from deeprl_cli.envs.closing import closing
     from deeprl_cli.envs.look import has_transcripts
+    from deeprl_cli.envs.place import staying
     from deeprl_cli.evaluation import video as videos
-    from deeprl_cli.evaluation.evaluate import EVAL_ENVS, FRESH, eval_envs, evaluate
+    from deeprl_cli.evaluation.evaluate import FRESH, cut_short, eval_envs, evaluate
     from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
     from deeprl_cli.policy import make_policy
     from deeprl_cli.rl.noise import NoiseStream
@@ -72,23 +76,20 @@ def evaluate_run(
         videos.check(cfg)
     torch.set_num_threads(1)  # one small batch after another: more threads only wait for each other
     # Seeds of its own: neither the episodes of training nor those that chose the best checkpoint.
-    envs = eval_envs(cfg.env, [s + FRESH for s in seeds], episodes)
-    try:
-        policy = make_policy(cfg, envs.spec)
-        if checkpoint == "best" and best_path(run, seeds[0]).exists():
-            steps = load_best(policy, run, seeds)
+    with staying() as here, closing(eval_envs(cfg, [s + FRESH for s in seeds], episodes), cfg.env.id) as envs:
+        policy, home = make_policy(cfg, envs.spec), here / run
+        if checkpoint == "best" and best_path(home, seeds[0]).exists():
+            steps = load_best(policy, home, seeds)
             policy.algorithm.explore_at(done(steps, cfg.horizon or cfg.total_steps))  # not part of weights
         elif checkpoint == "best":
             raise UserError(f"{run}: has no best checkpoint (eval.every=0, or stopped early): use --checkpoint last")
         else:
-            load_last(policy, run)
+            load_last(policy, home)
         noise = None
         if stochastic:
             act = policy.algorithm.noise_spec().act
-            noise = NoiseStream(seeds, "eval", {"act": act}, (min(episodes, EVAL_ENVS),), block=64)
+            noise = NoiseStream(seeds, "eval", {"act": act}, (envs.num_envs // len(seeds),), block=64)
         result = evaluate(policy, envs, episodes, noise)
-    finally:
-        envs.close()
     chosen = [index for index, s in enumerate(seeds) if seed is None or s == seed]
     report: dict[str, Any] = {
         "run": str(run),
@@ -102,15 +103,15 @@ def evaluate_run(
         "return_std": [result.return_std[i] for i in chosen],
         "length_mean": [result.length_mean[i] for i in chosen],
     }
-    shown = []
+    shown = [f"  {cut}"] if (cut := cut_short(cfg, result)) else []
     if has_transcripts(cfg.env.id):
         report["transcripts"] = [transcripts(policy, cfg, i, stochastic=stochastic) for i in chosen]
         how = "sampled" if stochastic else "greedy"
         pairs = zip(report["seeds"], report["transcripts"], strict=True)
-        shown = [in_a_row(f"{how}, seed {s}", played) for s, played in pairs]
+        shown += [in_a_row(f"{how}, seed {s}", played) for s, played in pairs]
     if video is not None:
         report["videos"] = [str(file) for file in videos.record(policy, cfg, chosen, video)]
-    print(json.dumps(report) if as_json else _table(report, shown))
+    return json.dumps(report) if as_json else _table(report, shown)
 
 
 def _table(report: dict[str, Any], transcripts: Sequence[str]) -> str:

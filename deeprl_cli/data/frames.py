@@ -15,9 +15,8 @@ from torch import Tensor
 
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.data.replay import Replay, layout, load_ring, ring_segments
-from deeprl_cli.envs.spec import EnvSpec, Step
+from deeprl_cli.envs.spec import EnvSpec, Step, channels_last
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.build import channels_last
 
 SEGMENT_FRAMES = 1 << 13  # frames of one immutable checkpoint segment
 
@@ -30,7 +29,8 @@ class FrameMemory(Replay):
     Frames that no action followed (final ones) are thus no transitions, and every transition is drawn alike.
 
     C transitions of `num_envs` environments that never end an episode need at most F = C + B·(k+1) frames. Each start
-    takes one frame more, so where episodes are short the memory holds somewhat fewer than C.
+    takes one frame more, so where episodes are short the memory holds somewhat fewer than C. A memory made smaller than
+    `most`, the C that it stands for, grows instead until it has that many.
     """
 
     observations_in_rows = False
@@ -44,11 +44,13 @@ class FrameMemory(Replay):
         *,
         num_envs: int = 1,
         stack: int = 1,
+        most: int | None = None,
     ) -> None:
-        super().__init__(spec, num_seeds, capacity, device)
+        super().__init__(spec, num_seeds, capacity, device, most=most)
         self.num_envs, self.stack = num_envs, stack
         self.channels_last, self.frame_shape = frame_layout(spec, stack)
         self.num_frames = capacity + num_envs * (stack + 1)
+        self.most_frames = self.most + num_envs * (stack + 1)
         self.frames = torch.empty(num_seeds, self.num_frames, *self.frame_shape, dtype=torch.uint8, device=device)
         self._flat = self.frames.flatten(0, 1)
         self.beside = {
@@ -145,12 +147,28 @@ class FrameMemory(Replay):
     def _store(self, who: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """Append a frame for each environment of `who` (ascending); returns the frames' numbers `(len(who),)`."""
         seeds = self._env_seeds[who]
+        if self.num_frames < self.most_frames and self.stored.max() + len(who) > self.num_frames:
+            self._grow(2 * self.num_frames)
         numbers: np.ndarray = self.stored[seeds] + np.arange(len(who)) - np.searchsorted(seeds, seeds)
         places = torch.from_numpy(self._place(seeds, numbers)).to(self._device)
         rows = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
         self._flat.index_copy_(0, places, rows)
         self.stored += np.bincount(seeds, minlength=self.num_seeds)
         return numbers
+
+    def _grow(self, frames: int) -> None:
+        """Room for so many frames. None has been overwritten yet: each keeps its place within its seed's."""
+        frames = min(frames, self.most_frames)
+        larger = self.frames.new_empty(self.num_seeds, frames, *self.frame_shape)
+        larger[:, : self.num_frames] = self.frames
+        self._shift_places(frames - self.num_frames)
+        self.frames, self.num_frames = larger, frames
+        self._flat = self.frames.flatten(0, 1)
+
+    def _shift_places(self, by: int) -> None:
+        """Places count through all seeds' frames: of each seed, on by what the ones before it have more."""
+        seeds = torch.arange(self.num_seeds, dtype=torch.int32, device=self._device)
+        self.beside["places"] += by * seeds.view(-1, 1, 1)
 
     def _place(self, seeds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Where frames of these numbers lie in `frames`, all seeds in a row."""
@@ -206,6 +224,7 @@ class FrameMemory(Replay):
                 "first": self.first.tolist(),
                 "window": self._window.copy(),
                 "current": self._current,
+                "count": self.num_frames,
                 "segment_rows": SEGMENT_FRAMES,
             },
         }
@@ -216,11 +235,17 @@ class FrameMemory(Replay):
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         saved = state["frames"]
+        count = saved.get("count", state["capacity"] + self.num_envs * (self.stack + 1))  # as the first versions had it
+        if max(saved["stored"]) > self.num_frames < self.most_frames:
+            self._grow(max(saved["stored"]))
+        if count != self.num_frames and max(saved["stored"]) > min(count, self.num_frames):
+            raise ValueError(f"the memory was of {count} frames, not {self.num_frames}")
         load_ring("frames", {"frames": self.frames}, segments, saved["segment_rows"])
         self.stored[:], self.first[:] = saved["stored"], saved["first"]
         self._window[:] = np.asarray(saved["window"])
         self._current = None if saved["current"] is None else np.asarray(saved["current"])
         super().load_state_dict(state, segments)
+        self._shift_places(self.num_frames - count)
 
 
 def frame_layout(spec: EnvSpec, stack: int) -> tuple[bool, tuple[int, ...]]:
@@ -229,7 +254,7 @@ def frame_layout(spec: EnvSpec, stack: int) -> tuple[bool, tuple[int, ...]]:
     Raises ConfigError where the channels don't divide into `stack` frames.
     """
     shape = tuple(spec.observation_space.shape or ())
-    last = len(shape) == 3 and channels_last(shape)
+    last = len(shape) == 3 and channels_last(spec.observation_space)
     channels, *rest = (shape[-1], *shape[:-1]) if last else shape
     if channels % stack:
         raise ConfigError(f"env.frame_stack={stack}: observations of shape {shape} aren't that many frames stacked")

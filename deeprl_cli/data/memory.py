@@ -14,9 +14,13 @@ from deeprl_cli.schema.run import ReplayConfig, RunConfig, device_of
 
 
 def make_memory(cfg: RunConfig, spec: EnvSpec, device: torch.device) -> Replay:
-    """FrameMemory for images, stacked or not; Replay for everything else. A rank's is for its own environments."""
+    """FrameMemory for images, stacked or not; Replay for everything else. A rank's is for its own environments.
+
+    As large as the run can fill it: resumed with more steps, it is larger, and holds the same.
+    """
     assert isinstance(cfg.algo, ReplayConfig)
-    capacity, num_envs = ranks.share_size(cfg.algo.buffer_capacity), ranks.share_size(cfg.algo.num_envs)
+    capacity, num_envs = ranks.share_size(_rows(cfg.algo, cfg.total_steps)), ranks.share_size(cfg.algo.num_envs)
+    most = ranks.share_size(cfg.algo.buffer_capacity)
     if is_image(spec.observation_space):
         return FrameMemory(
             spec,
@@ -25,8 +29,9 @@ def make_memory(cfg: RunConfig, spec: EnvSpec, device: torch.device) -> Replay:
             device,
             num_envs=num_envs,
             stack=cfg.env.frame_stack,
+            most=most,
         )
-    return Replay(spec, cfg.seeds, capacity, device)
+    return Replay(spec, cfg.seeds, capacity, device, most=most)
 
 
 def check_memory(cfg: RunConfig, spec: EnvSpec) -> None:
@@ -53,7 +58,8 @@ def memory_bytes(cfg: RunConfig, spec: EnvSpec) -> int:
 
 
 def _rows(algo: ReplayConfig, total_steps: int) -> int:
-    return min(algo.buffer_capacity, total_steps)  # rows never written take no memory
+    """Transitions of a seed that the run can fill; the last step is one of every environment."""
+    return min(algo.buffer_capacity, -(-total_steps // algo.num_envs) * algo.num_envs)
 
 
 def free_bytes(device: str) -> int | None:

@@ -38,13 +38,23 @@ class Column:
 class Replay:
     """Transitions as packed float32 rows: one write for a step and one gather for a minibatch, whatever the fields.
 
-    Observations are stored raw; a normaliser is applied when sampled. Images belong into frames.FrameMemory.
+    `capacity` is what this run can fill; `most`, what a longer one would have. Observations are stored raw; a
+    normaliser is applied when sampled. Images belong into frames.FrameMemory.
     """
 
     observations_in_rows = True
 
-    def __init__(self, spec: EnvSpec, num_seeds: int, capacity: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: EnvSpec,
+        num_seeds: int,
+        capacity: int,
+        device: torch.device | str = "cpu",
+        *,
+        most: int | None = None,
+    ) -> None:
         self.num_seeds, self.capacity = num_seeds, capacity
+        self.most = max(most or 0, capacity)
         self.columns, self.width = layout(spec, observations=self.observations_in_rows)
         self.rows = torch.empty(num_seeds, capacity, self.width, device=device)
         self._array = self.rows.numpy() if self.rows.device.type == "cpu" else None  # the same memory, written faster
@@ -142,8 +152,12 @@ class Replay:
         return ring_segments("replay", {"rows": self.rows, **self.beside}, self.written, self.capacity, SEGMENT_ROWS)
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Restore from `state_dict()` and its segments. Raises ValueError where the shapes are another memory's."""
-        if state["capacity"] != self.capacity:
+        """Restore from `state_dict()` and its segments, of a ring of another size as long as neither has come round.
+
+        Raises ValueError where the shapes are another memory's.
+        """
+        smaller = min(state["capacity"], self.capacity)
+        if state["capacity"] != self.capacity and (max(state["written"]) > smaller or state["capacity"] > self.most):
             raise ValueError(f"the memory was of {state['capacity']} transitions, not {self.capacity}")
         load_ring("replay", {"rows": self.rows, **self.beside}, segments, state["segment_rows"])
         self.written[:] = state["written"]

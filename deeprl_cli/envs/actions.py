@@ -13,6 +13,8 @@ from gymnasium import spaces
 from deeprl_cli.envs.spec import Array
 from deeprl_cli.errors import ConfigError
 
+UNBOUNDED = 1e9  # environments write the largest float for a dimension without bounds
+
 
 class ActionView:
     """The action space an algorithm sees, and the way back.
@@ -27,13 +29,13 @@ class ActionView:
         self.record_dtype = self.dtype
         self._source = space
         self.scalar = False  # one whole number per environment
-        self._decode: Callable[[Array], Array] = _same
+        self._decode: Callable[[Array], Array] = _copied
         if isinstance(space, spaces.Discrete):
             self.scalar = True
             self.space: gym.Space[Any] = spaces.Discrete(int(space.n))
             self.record_dtype = np.min_scalar_type(int(space.n) - 1)
-            if start := int(space.start):
-                self._decode = lambda actions: actions + start
+            start = int(space.start)
+            self._decode = (lambda actions: actions + start) if start else _same  # handed over one number at a time
         elif isinstance(space, spaces.MultiDiscrete):
             self.space = spaces.MultiDiscrete(space.nvec.ravel())
             self.record_dtype = np.min_scalar_type(int(space.nvec.max()) - 1)
@@ -55,14 +57,17 @@ class ActionView:
         self.shape: tuple[int, ...] = self.space.shape or ()
 
     def decode(self, actions: npt.ArrayLike) -> Array:
-        """The environments' own actions (N, *env action) from the algorithm's (N, *action); a fresh array for Boxes."""
+        """The environments' own actions (N, *env action) from the algorithm's (N, *action).
+
+        A fresh array, for environments to do with as they please; single numbers are handed over one by one.
+        """
         return self._decode(np.asarray(actions, self.dtype))
 
     def encode(self, action: npt.ArrayLike) -> Array:
         """The algorithm's action (*action) for one of the environment's own: the way back from `decode`."""
         own = np.asarray(action)
         if isinstance(self._source, spaces.Box):
-            low, high = self._source.low.astype(np.float64), self._source.high.astype(np.float64)
+            low, high = (bound.reshape(self._source.shape) for bound in bounds(self._source))
             finite = np.isfinite(low) & np.isfinite(high)
             with np.errstate(invalid="ignore"):  # of infinite bounds, not used
                 own = np.where(finite, 2 * (own - low) / np.where(finite, high - low, 1) - 1, own)
@@ -75,14 +80,25 @@ def _same(actions: Array) -> Array:
     return actions
 
 
+def _copied(actions: Array) -> Array:
+    """What an environment does to its action is its own affair; the policy's array isn't."""
+    return actions.copy()
+
+
 def _shaped(shape: tuple[int, ...], start: Array | None) -> Callable[[Array], Array]:
     """Actions (N, k) in the environment's shape (N, *shape), counted from `start`."""
 
     def decode(actions: Array) -> Array:
         shaped = actions.reshape(len(actions), *shape)
-        return shaped if start is None else shaped + start
+        return shaped.copy() if start is None else shaped + start
 
-    return decode if len(shape) != 1 or start is not None else _same
+    return decode if len(shape) != 1 or start is not None else _copied
+
+
+def bounds(space: spaces.Box[Any]) -> tuple[Array, Array]:
+    """Of each dimension, infinite where the environment wrote a number for want of a bound."""
+    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    return np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
 
 
 def _box(space: spaces.Box[Any], count: int) -> tuple[spaces.Box[Any], Callable[[Array], Array]]:
@@ -90,7 +106,7 @@ def _box(space: spaces.Box[Any], count: int) -> tuple[spaces.Box[Any], Callable[
 
     Clipping after the affine map equals clipping to [-1, 1] before it, and keeps rounding inside the bounds.
     """
-    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    low, high = bounds(space)
     finite = np.isfinite(low) & np.isfinite(high)
     scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1)
     offset = np.where(finite, (np.where(finite, high, 0) + np.where(finite, low, 0)) / 2, 0)

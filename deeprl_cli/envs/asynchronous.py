@@ -17,18 +17,27 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec as Registered
+from gymnasium.envs.registration import registry
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.answers import BadAnswer, of_reset, of_step, stumbled
 from deeprl_cli.envs.atari import LIFE_LOST
-from deeprl_cli.envs.observations import ObservationView
+from deeprl_cli.envs.closing import close_all, closing
+from deeprl_cli.envs.ids import resolve
+from deeprl_cli.envs.observations import ObservationView, origin_given
 from deeprl_cli.envs.replayed import ReplayedVectorEnv
 from deeprl_cli.envs.spec import Array, EnvSpec, Step
 from deeprl_cli.envs.sync import replay
+from deeprl_cli.errors import UserError
+from deeprl_cli.schema.run import EnvConfig
 
 Env = gym.Env[Any, Any]
 FAILURE = "failure"  # key in `info`: the traceback of what the environment raised
+FAULT = "fault"  # key in `info`: what it returned, where something else was declared
 PATIENCE = 600.0  # seconds without an answer after which an environment counts as hung
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 GRACE = 5.0  # seconds that environments have to close
 _DEAD_WORKER = (EOFError, BrokenPipeError, ConnectionResetError)
 _NO_ANSWER = (*_DEAD_WORKER, multiprocessing.TimeoutError)
@@ -40,29 +49,32 @@ class Worker(gym.Wrapper[Any, Any, Any, Any]):
     Raising in a worker would end it, log the traceback out of context and lose exceptions that can't be pickled.
     """
 
-    def __init__(self, env_id: str, env: Env) -> None:
+    def __init__(self, cfg: EnvConfig, env: Env) -> None:
         super().__init__(env)
-        self._actions = ActionView(env_id, env.action_space)
-        self._view = ObservationView(env_id, env.observation_space)
+        self._env_id, self._actions = cfg.id, ActionView(cfg.id, env.action_space)
+        self._view = ObservationView(cfg.id, env.observation_space, origin_given(cfg.origin))
         self.observation_space = self._view.space
         self.replay_task: tuple[int, Array] | None = None  # seed and actions; set from outside before replay()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
-            observation, _ = self.env.reset(seed=seed)
-            if seed is not None:
-                self._view.check(observation)
-            return self._converted(observation), {}
-        except Exception:
-            return self._zeros(), {FAILURE: traceback.format_exc()}
+            return self._view.row(of_reset(self.env.reset(seed=seed))[0]), {}
+        except Exception as error:
+            return self._zeros(), _failure(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, info = of_step(self.env.step(action))
             kept = {LIFE_LOST: True} if LIFE_LOST in info else {}
-            return self._converted(observation), float(reward), bool(terminated), bool(truncated), kept
-        except Exception:
-            return self._zeros(), 0.0, False, False, {FAILURE: traceback.format_exc()}
+            return self._view.row(observation), reward, terminated, truncated, kept
+        except SystemExit as error:
+            bad = BadAnswer(f"its step() ends the program, sys.exit({error.code!r})")
+            return self._zeros(), 0.0, False, False, _failure(bad)
+        except Exception as error:
+            return self._zeros(), 0.0, False, False, _failure(error)
+
+    def close(self) -> None:
+        close_all([super().close], self._env_id)
 
     def replay(self) -> Any:
         """The observation after replay_task; None without one; a traceback (str) where the environment raised."""
@@ -71,15 +83,23 @@ class Worker(gym.Wrapper[Any, Any, Any, Any]):
         seed, actions = self.replay_task
         decoded = self._actions.decode(actions)
         try:
-            return self._converted(replay(self.env, seed, decoded.tolist() if self._actions.scalar else decoded))
+            return self._view.row(replay(self.env, seed, decoded.tolist() if self._actions.scalar else decoded))
         except Exception:
             return traceback.format_exc()
 
-    def _converted(self, observation: Any) -> Array:
-        return self._view.convert(observation, 1)[0]  # type: ignore[no-any-return]
-
     def _zeros(self) -> Array:
         return np.zeros(self._view.shape, self._view.dtype)
+
+
+def _make_known(registered: Registered) -> None:
+    """In a worker process: what was registered in the parent by hand, not by a module."""
+    registry.setdefault(registered.id, registered)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """The `info` that tells the parent."""
+    told = error if isinstance(error, UserError) else stumbled(error)
+    return {FAILURE: traceback.format_exc()} if told is None else {FAULT: str(told)}
 
 
 class Unbuilt(gym.Env[Any, Any]):
@@ -102,7 +122,7 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
 
     def __init__(
         self,
-        env_id: str,
+        cfg: EnvConfig,
         make_env: Callable[[], Env],
         seeds: Sequence[int],
         num_envs: int,
@@ -111,30 +131,37 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         clip_reward: bool,
         first_env: int = 0,
     ) -> None:
-        probe = make_env()
-        action_view, env_actions = ActionView(env_id, probe.action_space), probe.action_space
-        space = ObservationView(env_id, probe.observation_space).space
-        probe.close()
+        registered = resolve(cfg.id)
+        with closing(make_env(), cfg.id) as probe:
+            action_view, env_actions = ActionView(cfg.id, probe.action_space), probe.action_space
+            space = ObservationView(cfg.id, probe.observation_space, origin_given(cfg.origin)).space
 
         def make_worker(parent: int = os.getpid()) -> Env:
-            if os.getpid() == parent:
-                return Worker(env_id, make_env())
+            if os.getpid() == parent:  # gymnasium's look at the spaces
+                return Unbuilt(space, env_actions, "")
             # Ctrl-C reaches the whole process group; the parent decides when workers stop
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _make_known(registered)
             try:
-                return Worker(env_id, make_env())
+                return Worker(cfg, make_env())
             except Exception:
                 return Unbuilt(space, env_actions, traceback.format_exc())
 
         super().__init__(action_view, seeds, num_envs, training=training, clip_reward=clip_reward, first_env=first_env)
-        self.spec = EnvSpec(env_id, space, action_view.space)
+        self.spec = EnvSpec(cfg.id, space, action_view.space)
+        # Forked from a process that has no threads: a lock that some thread of ours holds would never be let go of.
+        multiprocessing.get_context(START).set_forkserver_preload([__name__])
         try:
             self._envs = AsyncVectorEnv(
-                [make_worker] * self.num_envs, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.DISABLED
+                [make_worker] * self.num_envs,
+                shared_memory=True,
+                copy=False,
+                context=START,
+                autoreset_mode=AutoresetMode.DISABLED,
             )
         except _DEAD_WORKER as error:
-            raise RuntimeError(f"{env_id}: an environment's process died while it was being built") from error
+            raise RuntimeError(f"{cfg.id}: an environment's process died while it was being built") from error
 
     def reset(self) -> Array:
         self._start_over()
@@ -204,6 +231,9 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         return observed  # type: ignore[no-any-return]
 
     def _raise_failure(self, info: Mapping[str, Any]) -> None:
+        if FAULT in info:
+            index = int(np.flatnonzero(info["_" + FAULT])[0])
+            raise UserError(f"{self._where(index)}: {info[FAULT][index]}")
         if FAILURE in info:
             index = int(np.flatnonzero(info["_" + FAILURE])[0])
             trace = info[FAILURE][index]

@@ -1,39 +1,66 @@
-"""The one look at an environment before a run trusts it: its spaces, one reset, a few random steps."""
+"""The one look at an environment before a run trusts it: its spaces, two resets with one seed, a few random steps."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.answers import stumbled
+from deeprl_cli.envs.closing import closing
+from deeprl_cli.envs.generators import OwnGenerators
 from deeprl_cli.envs.ids import metadata, resolve
-from deeprl_cli.envs.make import build_env, make_vector_env
-from deeprl_cli.envs.observations import ObservationView
-from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.envs.make import AlgorithmView, build_env, make_vector_env
+from deeprl_cli.envs.observations import origin_of
+from deeprl_cli.envs.place import staying
+from deeprl_cli.envs.spec import Array, EnvSpec
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.schema.run import EnvConfig
 
 STEPS = 3
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Look:
     """What is known of an environment before a run.
 
-    `ends`: a time limit ends every episode. `reseedable`: it draws from the generator that gymnasium gives it on
-    reset(seed=…). `transcripts`: its episodes can be shown as text (`has_transcripts`).
+    `env`: its configuration, with what `auto` came to. `ends`: a time limit ends every episode. `reseedable`: it draws
+    from the generator that gymnasium gives it on reset(seed=…). `repeatable`: one seed and the same actions gave the
+    same episode twice. `transcripts`: its episodes can be shown as text (`has_transcripts`).
     """
 
+    env: EnvConfig
     spec: EnvSpec
     ends: bool
     reseedable: bool
+    repeatable: bool
     transcripts: bool
+
+    def notes(self) -> list[str]:
+        """What who trains in it should know."""
+        found = []
+        if not self.repeatable:
+            found.append(
+                f"{self.env.id}: one seed gave two different episodes, so this run can't be repeated exactly; resumed, "
+                "its episodes start afresh"
+            )
+        elif self.env.generators == "own":
+            found.append(
+                f"{self.env.id} draws from the process's global generators: each environment gets states of its own"
+            )
+        if self.env.origin is not None:
+            which = [index for index, value in enumerate(self.env.origin) if value]
+            found.append(
+                f"{self.env.id}: 32 bits can't hold the changes of feature {', '.join(map(str, which[:8]))}"
+                f"{' …' if len(which) > 8 else ''} of the observation: it is counted from its first value (env.origin)"
+            )
+        return found
 
 
 def look(cfg: EnvConfig) -> Look:
@@ -46,15 +73,38 @@ def look(cfg: EnvConfig) -> Look:
     if cfg.backend in ("native", "envpool"):
         vector = make_vector_env(cfg, [0], 1, training=True)
         vector.close()
-        return Look(vector.spec, ends=True, reseedable=False, transcripts=has_transcripts(cfg.id))
-    env = build_env(cfg, training=True)
-    try:
-        observations, actions = ObservationView(cfg.id, env.observation_space), ActionView(cfg.id, env.action_space)
-        reseedable = _probe(cfg.id, env, observations)
-    finally:
-        env.close()
-    spec = EnvSpec(cfg.id, observations.space, actions.space)
-    return Look(spec, _has_time_limit(cfg), reseedable, has_transcripts(cfg.id))
+        settled = dataclasses.replace(cfg, generators="shared", origin=None)
+        return Look(settled, vector.spec, True, False, repeatable=True, transcripts=has_transcripts(cfg.id))
+    settled = dataclasses.replace(
+        cfg,
+        generators="shared" if cfg.generators == "auto" else cfg.generators,
+        origin=None if cfg.origin == "auto" else cfg.origin,
+    )
+    with staying(), closing(build_env(settled, training=True), cfg.id) as env:
+        raw: list[Array] = []
+        seen = _Watched(settled, env, raw)
+        repeatable = _same(_played(cfg.id, seen), _played(cfg.id, seen))
+        if not repeatable and cfg.generators == "auto":
+            alone = _Watched(settled, OwnGenerators(env), raw)
+            if _same(_played(cfg.id, alone), _played(cfg.id, alone)):
+                settled, repeatable = dataclasses.replace(settled, generators="own"), True
+        if cfg.origin == "auto":
+            settled = dataclasses.replace(settled, origin=origin_of(raw, seen.observations.declared))
+        reseedable = getattr(env.unwrapped, "_np_random", None) is not None
+        spec = AlgorithmView(settled, env).as_seen
+    return Look(settled, spec, has_time_limit(cfg), reseedable, repeatable, has_transcripts(cfg.id))
+
+
+class _Watched(AlgorithmView):
+    """Keeps the observations of vectors as they come, in the environment's own numbers."""
+
+    def __init__(self, cfg: EnvConfig, env: Any, raw: list[Array]) -> None:
+        super().__init__(cfg, env)
+        self.raw = raw if self.observations.dtype == np.float32 else []  # images and choices aren't counted anew
+
+    def see(self, observation: Any) -> Array:
+        self.raw.append(self.observations.checked(observation).astype(np.float64))
+        return super().see(observation)
 
 
 def has_transcripts(env_id: str) -> bool:
@@ -65,60 +115,56 @@ def has_transcripts(env_id: str) -> bool:
         return False
 
 
-def _has_time_limit(cfg: EnvConfig) -> bool:
-    """Our own environments end by themselves; Atari's emulator has a limit of frames."""
+def has_time_limit(cfg: EnvConfig) -> bool:
+    """Whether every episode ends, after so many steps if not before. Our own environments' do; Atari's emulator has a
+    limit of frames."""
     registered = resolve(cfg.id)
     own = str(registered.entry_point).startswith("deeprl_cli.")
     return own or cfg.atari.enabled or (cfg.max_episode_steps or registered.max_episode_steps) is not None
 
 
-def _probe(env_id: str, env: gym.Env[Any, Any], view: ObservationView) -> bool:
-    """Reset and step it, as `look` says; whether it has taken gymnasium's generator."""
-    doing, answer = "reset()", None  # type: tuple[str, Any]
+def _played(env_id: str, env: AlgorithmView) -> list[tuple[Array, float, bool]]:
+    """Reset and step it, as `look` says: observations, rewards, ends."""
+    doing = "reset()"
     try:
-        answer = env.reset(seed=0)
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise UserError(f"env.id={env_id}: reset() returns {_kind(answer)}, not (observation, info)")
-        reseedable = getattr(env.unwrapped, "_np_random", None) is not None
-        _check(env_id, view, env.observation_space, answer[0])
-        env.action_space.seed(0)
+        observation, _ = env.reset(seed=SEED)
+        _check(env, observation)
+        steps = [(observation, 0.0, False)]
+        env.action_space.seed(SEED)
         for _ in range(STEPS):
             doing = "step()"
-            answer = env.step(env.action_space.sample())
-            if not isinstance(answer, tuple) or len(answer) != 5:
-                five = "(observation, reward, terminated, truncated, info)"
-                raise UserError(f"env.id={env_id}: step() returns {_kind(answer)}, not {five}")
-            observation, reward, terminated, truncated, _ = answer
-            _check(env_id, view, env.observation_space, observation)
-            _check_reward(env_id, reward)
+            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            _check(env, observation)
+            if not math.isfinite(reward):
+                raise UserError(f"a reward is {reward}: nothing can be learnt from it")
+            steps.append((observation, reward, terminated or truncated))
             if terminated or truncated:
                 break
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"env.id={env_id}: {error}") from error
+    except SystemExit as error:
+        raise UserError(f"env.id={env_id}: its {doing} ends the program, sys.exit({error.code!r})") from error
     except Exception as error:
+        if (bad := stumbled(error)) is not None:
+            raise UserError(f"env.id={env_id}: {bad}") from error
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise UserError(f"env.id={env_id}: its {doing} raises {what} ({place.filename}:{place.lineno})") from error
-    return reseedable
+    return steps
 
 
-def _check(env_id: str, view: ObservationView, space: Any, observation: Any) -> None:
-    view.check(observation)
+def _same(first: list[tuple[Array, float, bool]], second: list[tuple[Array, float, bool]]) -> bool:
+    return len(first) == len(second) and all(
+        np.array_equal(a, b) and gained == other and ended == over
+        for (a, gained, ended), (b, other, over) in zip(first, second, strict=True)
+    )
+
+
+def _check(env: AlgorithmView, observation: Array) -> None:
+    """Raise UserError where an observation is of no use."""
+    space = env.observation_space
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        if not space.contains(np.asarray(observation, space.dtype) if space.shape else int(observation)):
-            raise UserError(f"env.id={env_id}: the observation {observation} lies outside of its space {space}")
-    elif not np.isfinite(np.asarray(observation, np.float64)).all():
-        raise UserError(f"env.id={env_id}: an observation holds NaN or infinity: nothing can be learnt from it")
-
-
-def _check_reward(env_id: str, reward: Any) -> None:
-    try:
-        value = float(reward)
-    except (TypeError, ValueError):
-        raise UserError(f"env.id={env_id}: a reward is {_kind(reward)}, not a number") from None
-    if not math.isfinite(value):
-        raise UserError(f"env.id={env_id}: a reward is {value}: nothing can be learnt from it")
-
-
-def _kind(value: Any) -> str:
-    return f"{len(value)} values" if isinstance(value, tuple) else f"a {type(value).__name__}"
+        if not space.contains(observation):
+            raise UserError(f"the observation {observation} lies outside of its space {space}")
+    elif not np.isfinite(observation).all():
+        raise UserError("an observation holds NaN or infinity: nothing can be learnt from it")

@@ -7,17 +7,29 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import FrameStackObservation, TimeLimit
+import numpy as np
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 
 from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.answers import of_reset, of_step
 from deeprl_cli.envs.atari import preprocess
+from deeprl_cli.envs.closing import closing
+from deeprl_cli.envs.generators import OwnGenerators, seeded_apart
 from deeprl_cli.envs.ids import construction_errors, resolve
-from deeprl_cli.envs.observations import ObservationView, StackedChannels, flatten_nested, is_image
-from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.envs.observations import (
+    Frames,
+    ObservationView,
+    StackedChannels,
+    flatten_nested,
+    is_image,
+    origin_given,
+)
+from deeprl_cli.envs.spec import Array, EnvSpec
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import EnvConfig
@@ -57,12 +69,12 @@ def make_vector_env(
         from deeprl_cli.envs.asynchronous import AsynchronousVectorEnv
 
         return AsynchronousVectorEnv(
-            cfg.id, make_env, seeds, num_envs, training=training, clip_reward=clip, first_env=first_env
+            cfg, make_env, seeds, num_envs, training=training, clip_reward=clip, first_env=first_env
         )
     from deeprl_cli.envs.sync import SyncVectorEnv
 
     return SyncVectorEnv(
-        cfg.id,
+        cfg,
         make_env,
         seeds,
         num_envs,
@@ -80,12 +92,8 @@ def env_spec(cfg: EnvConfig) -> EnvSpec:
         vector = make_vector_env(cfg, [0], 1, training=True)
         vector.close()
         return vector.spec
-    env = build_env(cfg, training=True)
-    try:
-        observations, actions = ObservationView(cfg.id, env.observation_space), ActionView(cfg.id, env.action_space)
-    finally:
-        env.close()
-    return EnvSpec(cfg.id, observations.space, actions.space)
+    with closing(build_env(cfg, training=True), cfg.id) as env:
+        return AlgorithmView(cfg, env).as_seen
 
 
 def make_single_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None) -> Env:
@@ -93,27 +101,31 @@ def make_single_env(cfg: EnvConfig, *, training: bool, render_mode: str | None =
 
     Always gymnasium's, whatever cfg.backend says. Raises ConfigError where it can't render in `render_mode`.
     """
-    return AlgorithmView(cfg.id, build_env(cfg, training=training, render_mode=render_mode))
+    return AlgorithmView(cfg, build_env(cfg, training=training, render_mode=render_mode))
 
 
 class AlgorithmView(gym.Wrapper[Any, Any, Any, Any]):
-    """Observations and actions of one environment as in EnvSpec."""
+    """Observations and actions of one environment as in EnvSpec. What it returns is checked: BadAnswer."""
 
-    def __init__(self, env_id: str, env: Env) -> None:
+    def __init__(self, cfg: EnvConfig, env: Env) -> None:
         super().__init__(env)
-        self._observations = ObservationView(env_id, env.observation_space)
-        self._actions = ActionView(env_id, env.action_space)
-        self.observation_space, self.action_space = self._observations.space, self._actions.space
+        self.observations = ObservationView(cfg.id, env.observation_space, origin_given(cfg.origin))
+        self.actions = ActionView(cfg.id, env.action_space)
+        self.observation_space, self.action_space = self.observations.space, self.actions.space
+        self.as_seen = EnvSpec(cfg.id, self.observations.space, self.actions.space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._observations.convert(observation, 1)[0], info
+        observation, info = of_reset(self.env.reset(seed=seed, options=options))
+        return self.see(observation), dict(info)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        decoded = self._actions.decode([action])
-        row = decoded.tolist()[0] if self._actions.scalar else decoded[0]
-        observation, reward, terminated, truncated, info = self.env.step(row)
-        return self._observations.convert(observation, 1)[0], reward, terminated, truncated, info
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        decoded = self.actions.decode([action])
+        row = decoded.tolist()[0] if self.actions.scalar else decoded[0]
+        observation, reward, terminated, truncated, info = of_step(self.env.step(row))
+        return self.see(observation), reward, terminated, truncated, dict(info)
+
+    def see(self, observation: Any) -> Array:
+        return self.observations.row(observation)
 
 
 def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None) -> Env:
@@ -138,7 +150,8 @@ def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None)
         limit = -1  # counted in agent steps, outside the frame skip
     if render_mode is not None:
         arguments["render_mode"] = render_mode
-    with construction_errors(registered, kwargs):
+    apart = seeded_apart(0) if cfg.generators == "own" else nullcontext()
+    with construction_errors(registered, kwargs), apart:
         env: Env = gym.make(registered, max_episode_steps=limit, disable_env_checker=True, **arguments)
     if render_mode is not None and render_mode not in env.metadata.get("render_modes", []):
         env.close()
@@ -148,21 +161,24 @@ def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None)
     if cfg.atari.enabled:
         env = preprocess(cfg.id, env, cfg.atari, cfg.max_episode_steps, training=training)
     env = flatten_nested(cfg.id, env)
-    return _stacked(cfg, env)
+    env = _stacked(cfg, env)
+    return OwnGenerators(env) if cfg.generators == "own" else env
 
 
 def _stacked(cfg: EnvConfig, env: Env) -> Env:
     """The last `frame_stack` observations as one. Atari frames are always (stack, H, W), also for a stack of one."""
     if cfg.frame_stack == 1 and not cfg.atari.enabled:
         return env
-    image = is_image(env.observation_space)
+    frame = env.observation_space
     limit = env if type(env) is TimeLimit else None
     if limit is not None:
         # the time limit outermost, where the synchronous back-end counts it for all environments at once
         env = limit.env
-    env = FrameStackObservation(env, cfg.frame_stack)
-    if image and not cfg.atari.enabled and len(env.observation_space.shape or ()) == 4:
-        env = StackedChannels(env)
+    env = FrameStackObservation(Frames(cfg.id, env), cfg.frame_stack)
+    if is_image(frame) and len(frame.shape) <= 3:
+        env = StackedChannels(env, frame)
+    elif isinstance(frame, gym.spaces.Box) and frame.dtype == np.uint8:
+        env = FlattenObservation(env)  # bytes in two axes would be taken for a picture
     return env if limit is None else TimeLimit(env, limit._max_episode_steps)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypeGuard
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
-from deeprl_cli.envs.spec import Array
+from deeprl_cli.envs.answers import NUMERIC, BadAnswer, described
+from deeprl_cli.envs.spec import Array, Image, channels_last
 from deeprl_cli.errors import ConfigError
 
 
@@ -19,11 +22,13 @@ class ObservationView:
     Images (uint8, 2-D or more) stay as they are, with a channel axis where they had none; Discrete and MultiDiscrete
     become int64 counted from 0; every other array becomes a 1-D float32 vector.
     `space`: the resulting space; `shape`, `dtype`: of one observation; `offset`: what to subtract, or None.
+    `source_shape`, `declared`: the environment's own shape and dtype, which its observations are held against.
     """
 
-    def __init__(self, env_id: str, space: gym.Space[Any]) -> None:
+    def __init__(self, env_id: str, space: gym.Space[Any], origin: Sequence[float] | None = None) -> None:
         self.env_id = env_id
         self.offset: Any = None
+        self.origin: Array | None = None
         self.source_shape: tuple[int, ...] = space.shape or ()
         if isinstance(space, spaces.Discrete):
             self.space: gym.Space[Any] = spaces.Discrete(int(space.n))
@@ -35,32 +40,97 @@ class ObservationView:
             self.space = spaces.Box(0, 1, (int(np.prod(space.shape)),), np.float32)
         elif is_image(space):
             shape = space.shape if len(space.shape) > 2 else (*space.shape, 1)
-            self.space = spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)
+            low, high = space.low.reshape(shape), space.high.reshape(shape)
+            known = len(space.shape) <= 3  # of more axes nothing reads as a picture
+            last = len(space.shape) == 2 or (known and channels_last(space))
+            self.space = Image(low, high, channels_last=last) if known else spaces.Box(low, high, dtype=np.uint8)
         elif isinstance(space, spaces.Box):
             # float32 can't hold every bound of a wider dtype; past its range they are infinite, and that is no error
             with np.errstate(over="ignore"):
-                low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
+                zero = self._origin_for(space, origin)
+                low, high = ((bound.astype(np.float64).ravel() - zero).astype(np.float32) for bound in _bounds(space))
             self.space = spaces.Box(low, high, dtype=np.float32)
         else:
             raise ConfigError(f"env.id={env_id}: can't learn from a {type(space).__name__} observation space")
         self.shape: tuple[int, ...] = self.space.shape or ()
         self.dtype = np.dtype(self.space.dtype)
         self.reshapes = self.shape != self.source_shape
+        # what is subtracted in 64 bits, before 32 would lose it
+        self.raw_dtype = self.dtype if self.origin is None else np.dtype(np.float64)
+        self.declared = np.dtype(space.dtype)  # of the environment's own observations
+        self._kinds = "iub" if self.dtype.kind in "iu" else NUMERIC
+        self.due = str(space) if self.source_shape == () else f"{self.declared} of shape {self.source_shape}"
 
-    def check(self, observation: Any) -> None:
-        """Raise ConfigError where an environment's observation hasn't the shape its space declares."""
-        if np.shape(observation) != self.source_shape:
+    def _origin_for(self, space: spaces.Box[Any], origin: Sequence[float] | None) -> Any:
+        if origin is None:
+            return 0.0
+        if len(origin) != math.prod(space.shape):
             raise ConfigError(
-                f"env.id={self.env_id}: an observation has shape {np.shape(observation)}, but its space declares "
-                f"{self.source_shape}; the environment breaks its own contract"
+                f"env.origin has {len(origin)} numbers, and an observation of {self.env_id} {math.prod(space.shape)}: "
+                "give one for each, or null"
             )
+        self.origin = np.asarray(origin, np.float64)
+        return self.origin
+
+    def row(self, observation: Any) -> Array:
+        """One observation of the environment, checked and converted, as a fresh array `*shape`. Raises BadAnswer."""
+        return self.convert(self.checked(observation), 1)[0]  # type: ignore[no-any-return]
+
+    def checked(self, observation: Any) -> Array:
+        """The environment's observation in the shape `*shape`, its numbers untouched. Raises BadAnswer where it hasn't
+        the shape or the kind of numbers that its space declares."""
+        try:
+            came = np.asarray(observation)
+        except ValueError:  # a list of lists of several lengths
+            came = np.asarray(None)
+        if came.shape != self.source_shape or came.dtype.kind not in self._kinds:
+            raise BadAnswer(
+                f"returned {described(observation)} as its observation, where its space declares {self.due}"
+            )
+        if self.dtype == np.uint8 and came.dtype != np.uint8 and came.size and (came.min() < 0 or came.max() > 255):
+            raise BadAnswer(f"returned pixels from {came.min()} to {came.max()}, where its space declares {self.due}")
+        return came.reshape(self.shape)
 
     def convert(self, observations: Any, count: int) -> Array:
         """`count` observations of the environment, stacked, as a fresh array (count, *shape)."""
-        converted: Array = np.array(observations, self.dtype).reshape(count, *self.shape)
+        return self.counted(np.array(observations, self.raw_dtype).reshape(count, *self.shape))
+
+    def counted(self, raw: Array) -> Array:
+        """Observations of `raw_dtype`, in the environment's own numbers, as the algorithm sees them. May write into
+        `raw`, or give it back."""
         if self.offset is not None:
-            converted = converted - self.offset
-        return converted
+            raw -= self.offset
+        if self.origin is not None:
+            raw = raw - self.origin
+        return raw.astype(self.dtype, copy=False)
+
+
+def _bounds(space: spaces.Box[Any]) -> tuple[Array, Array]:
+    return space.low, space.high
+
+
+FAR = 1e6  # beyond this, 32 bits tell numbers apart by sixteenths at best
+FAR_ENOUGH = 1e3  # where only changes that are lost make a feature's zero another
+
+
+def origin_given(origin: list[float] | Literal["auto"] | None) -> list[float] | None:
+    """What observations are counted from; `auto` is settled by the look at an environment, before a run."""
+    return None if origin == "auto" else origin
+
+
+def origin_of(raw: Sequence[Array], declared: np.dtype[Any]) -> list[float] | None:
+    """What to count each feature from, of observations in the environment's own numbers: 0 but where 32 bits would lose
+    them, or a hundredth of how they change; None where all are 0."""
+    if declared.itemsize <= 4 or declared.kind not in "fiu" or not raw:
+        return None
+    rows = np.stack([np.asarray(row, np.float64).ravel() for row in raw])
+    first = rows[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = rows - first
+        narrow = rows.astype(np.float32).astype(np.float64) - first.astype(np.float32).astype(np.float64)
+        lost = (np.abs(narrow - change) > 0.01 * np.abs(change)).any(0)
+        far = (np.abs(first) >= FAR) | ((np.abs(first) >= FAR_ENOUGH) & lost)
+    return np.where(far, first, 0.0).tolist() if far.any() else None
 
 
 def is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box[Any]]:
@@ -103,15 +173,34 @@ def _leaves(space: gym.Space[Any], path: str = "") -> list[tuple[str, gym.Space[
     return [leaf for key, part in parts for leaf in _leaves(part, f"{path}.{key}" if path else str(key))]
 
 
-class StackedChannels(gym.ObservationWrapper[Any, Any, Any]):
-    """Frames stacked in front, (k, H, W, C), moved to the channels: (H, W, k*C), oldest frame first."""
+class Frames(gym.ObservationWrapper[Any, Any, Any]):
+    """Observations checked and copied, for a stack to keep: an environment may fill one array again and again."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env_id: str, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._view = ObservationView(env_id, env.observation_space)
+
+    def observation(self, observation: Any) -> Array:
+        checked = self._view.checked(observation).reshape(self._view.source_shape)
+        return np.array(checked, self._view.declared)
+
+
+class StackedChannels(gym.ObservationWrapper[Any, Any, Any]):
+    """Frames stacked in front moved to the channels, oldest frame first: (k, H, W) as they are, (k, H, W, C) to
+    (H, W, k*C), (k, C, H, W) to (k*C, H, W)."""
+
+    def __init__(self, env: gym.Env[Any, Any], frame: gym.Space[Any]) -> None:
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Box)
+        self._flat = len(frame.shape or ()) == 2
+        self._last = not self._flat and channels_last(frame)
         low, high = (self.observation(bound) for bound in (env.observation_space.low, env.observation_space.high))
-        self.observation_space = spaces.Box(low, high, dtype=np.uint8)
+        self.observation_space = Image(low, high, channels_last=self._last)
 
     def observation(self, observation: Array) -> Array:
-        k, height, width, channels = observation.shape
-        return np.moveaxis(observation, 0, 2).reshape(height, width, k * channels)
+        if self._flat:
+            return observation
+        if self._last:
+            k, height, width, channels = observation.shape
+            return np.moveaxis(observation, 0, 2).reshape(height, width, k * channels)
+        return observation.reshape(-1, *observation.shape[2:])

@@ -76,6 +76,7 @@ class ActionHistory:
         self.starts = np.array([longest - len(history) for history in actions], np.int64)
 
 
+MOST_EPISODES = 1 << 62
 EPISODES_A_RESET = 1 << 20  # episode numbers set aside between two resets of all environments
 
 
@@ -185,6 +186,8 @@ class ReplayedVectorEnv(VectorEnv):
             return []
         lengths = [int(length) for length in state["lengths"]]
         self._episodes = [int(episode) for episode in state["episodes"]]
+        if not all(-1 <= episode < MOST_EPISODES for episode in self._episodes):
+            raise ValueError(f"episodes are numbered below {MOST_EPISODES}")
         recorded = np.zeros((0, *self._actions.shape)) if state["actions"] is None else np.asarray(state["actions"])
         ends = np.cumsum([max(length, 0) for length in lengths])
         histories = [recorded[end - max(length, 0) : end] for end, length in zip(ends, lengths, strict=True)]
@@ -197,14 +200,21 @@ class ReplayedVectorEnv(VectorEnv):
                 self._begin(index)
         restored = self._replay({index: (self._seed(index), history) for index, history in enumerate(histories)})
         obs = np.asarray(state["obs"])
-        for index, length in enumerate(lengths):
-            if length < 0:
-                obs[index] = restored[index]
-            elif obs[index].tobytes() != restored[index].tobytes():
-                raise UserError(
-                    f"{self._where(index)}: replaying its actions gave another observation than the one saved; this "
-                    "environment can't be resumed exactly (its dynamics depend on more than the reset seed)"
-                )
+        fresh = [index for index, length in enumerate(lengths) if length < 0]
+        parted = [
+            index
+            for index, length in enumerate(lengths)
+            if length >= 0 and obs[index].tobytes() != restored[index].tobytes()
+        ]
+        for index in parted:
+            exceptions.append(
+                f"{self._where(index)}: its actions led elsewhere than before, as its dynamics depend on more than the "
+                "reset seed: it starts a fresh episode, and the run won't be what it would have been"
+            )
+            self._begin(index)
+        restored |= self._replay({index: (self._seed(index), recorded[:0]) for index in parted}) if parted else {}
+        for index in (*fresh, *parted):
+            obs[index] = restored[index]
         self.obs = obs
         return exceptions
 

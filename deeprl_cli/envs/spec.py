@@ -15,6 +15,21 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+class Image(gym.spaces.Box[Any]):
+    """A Box of bytes with three axes that says where its channels are, however many frames are stacked in them."""
+
+    def __init__(self, low: Array, high: Array, *, channels_last: bool) -> None:
+        super().__init__(low, high, dtype=np.uint8)
+        self.channels_last = channels_last
+
+
+def channels_last(space: gym.Space[Any]) -> bool:
+    """(H, W, C), as gymnasium's environments give images, against (C, H, W). Where the space doesn't say it, there are
+    fewer channels than lines."""
+    shape = space.shape or ()
+    return space.channels_last if isinstance(space, Image) else shape[2] <= shape[0]
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """The spaces of one environment as the algorithm sees them, not as the environment declares them.

@@ -6,7 +6,8 @@ numpy call per array and step rather than one per environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,14 +17,18 @@ from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.answers import flag, infos, number, of_reset, of_step, stumbled
 from deeprl_cli.envs.atari import LIFE_LOST
-from deeprl_cli.envs.observations import ObservationView
+from deeprl_cli.envs.closing import close_all
+from deeprl_cli.envs.observations import ObservationView, origin_given
 from deeprl_cli.envs.replayed import ReplayedVectorEnv
 from deeprl_cli.envs.spec import Array, EnvSpec, Step
 from deeprl_cli.errors import UserError
+from deeprl_cli.schema.run import EnvConfig
 
 Env = gym.Env[Any, Any]
 NEVER = 1 << 62
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a program that was asked to stop
 
 
 class SyncVectorEnv(ReplayedVectorEnv):
@@ -33,7 +38,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
 
     def __init__(
         self,
-        env_id: str,
+        cfg: EnvConfig,
         make_env: Callable[[], Env],
         seeds: Sequence[int],
         num_envs: int,
@@ -44,8 +49,8 @@ class SyncVectorEnv(ReplayedVectorEnv):
         own_noise: bool = False,
         first_env: int = 0,
     ) -> None:
-        self._envs = [make_env() for _ in range(len(seeds) * num_envs)]
-        action_view = ActionView(env_id, self._envs[0].action_space, len(self._envs))
+        self._envs = several(make_env, len(seeds) * num_envs, cfg.id)
+        action_view = ActionView(cfg.id, self._envs[0].action_space, len(self._envs))
         super().__init__(
             action_view,
             seeds,
@@ -56,8 +61,8 @@ class SyncVectorEnv(ReplayedVectorEnv):
             own_noise=own_noise,
             first_env=first_env,
         )
-        self._observations = ObservationView(env_id, self._envs[0].observation_space)
-        self.spec = EnvSpec(env_id, self._observations.space, action_view.space)
+        self._observations = ObservationView(cfg.id, self._envs[0].observation_space, origin_given(cfg.origin))
+        self.spec = EnvSpec(cfg.id, self._observations.space, action_view.space)
         for env in self._envs:
             _quicken(env.unwrapped.action_space)
         self._inner, self._limit = zip(*(_peel(env) for env in self._envs), strict=True)
@@ -71,7 +76,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         obs = np.empty(self._obs_shape, self._observations.dtype)
         self._start_over()
         for index in range(self.num_envs):
-            self._reset_into(obs, index, check=True)
+            self._reset_into(obs, index)
         self._set_deadline()
         self.obs = obs
         return obs
@@ -83,47 +88,45 @@ class SyncVectorEnv(ReplayedVectorEnv):
         decoded = self._actions.decode(actions)
         rows: Any = decoded.tolist() if self._as_list else decoded
         view = self._observations
-        obs = np.empty(self._obs_shape, view.dtype)
+        obs = np.empty(self._obs_shape, view.raw_dtype)
         reward = np.empty(self.num_envs, np.float32)
         returns = self._returns
         ended: dict[int, tuple[bool, bool, bool]] = {}
-        index = 0
+        array, shape, dtype = np.ndarray, view.source_shape, view.declared  # what an observation usually is
+        usual = not view.reshapes and bool(shape)
+        playing: Iterable[tuple[int, Any]] = enumerate(self._step_functions)
+        if running is not None and not running.all():
+            reward[:] = 0.0
+            playing = ((index, self._step_functions[index]) for index in np.flatnonzero(running).tolist())
+        index, answer = 0, None
         try:
-            if running is not None and not running.all():
-                assert self.obs is not None
-                obs[:], reward[:] = self.obs if view.offset is None else self.obs + view.offset, 0.0
-                for index in np.flatnonzero(running).tolist():
-                    observation, gained, terminated, truncated, info = self._step_functions[index](rows[index])
-                    obs[index] = np.reshape(observation, view.shape)
-                    reward[index] = gained
-                    returns[index] += float(gained)
+            for index, step in playing:
+                answer = step(rows[index])
+                observation, gained, terminated, truncated, info = answer
+                if not (
+                    usual
+                    and observation.__class__ is array
+                    and observation.shape == shape
+                    and observation.dtype is dtype
+                ):
+                    observation = view.checked(observation)
+                if gained.__class__ is not float:
+                    gained = number(gained)
+                obs[index] = observation
+                reward[index] = gained
+                returns[index] += gained
+                if terminated is not False or truncated is not False or info.__class__ is not dict:
+                    terminated, truncated = flag(terminated, "terminated"), flag(truncated, "truncated")
+                    told = infos(info)
                     if terminated or truncated:
-                        ended[index] = (terminated, truncated, LIFE_LOST in info)
-            elif view.reshapes:
-                for index, step in enumerate(self._step_functions):
-                    observation, gained, terminated, truncated, info = step(rows[index])
-                    obs[index] = np.reshape(observation, view.shape)
-                    reward[index] = gained
-                    returns[index] += float(gained)
-                    if terminated or truncated:
-                        ended[index] = (terminated, truncated, LIFE_LOST in info)
-            else:
-                for index, step in enumerate(self._step_functions):
-                    observation, gained, terminated, truncated, info = step(rows[index])
-                    if observation.__class__ is np.ndarray and observation.shape != view.shape:
-                        view.check(observation)  # numpy would spread it over the row
-                    obs[index] = observation
-                    reward[index] = gained
-                    returns[index] += float(gained)
-                    if terminated or truncated:
-                        ended[index] = (terminated, truncated, LIFE_LOST in info)
-        except UserError as error:
-            raise UserError(f"{self._where(index)}: {error}") from error
-        except Exception as error:
-            error.add_note(f"raised by {self._where(index)}")
+                        ended[index] = (terminated, truncated, LIFE_LOST in told)
+        except BaseException as error:
+            self._blame(error, index, answer)
             raise
-        if view.offset is not None:
-            obs -= view.offset
+        obs = view.counted(obs)
+        if running is not None and not running.all():
+            assert self.obs is not None
+            obs[~running] = self.obs[~running]
         self._history.append(actions)
         if running is not None:
             self._history.leave_out(~running)
@@ -149,9 +152,27 @@ class SyncVectorEnv(ReplayedVectorEnv):
         self.obs = result.obs
         return result
 
+    def _blame(self, error: BaseException, index: int, answer: Any) -> None:
+        """Raise UserError where it was what the environment returned, or that it would end the program; else name it
+        beside its own exception."""
+        where = self._where(index)
+        here = error.__traceback__ is not None and error.__traceback__.tb_next is None
+        if isinstance(error, UserError):
+            raise UserError(f"{where}: {error}") from error
+        if isinstance(error, SystemExit) and error.code not in STOPPED:
+            raise UserError(f"{where}: its step() ends the program, sys.exit({error.code!r})") from error
+        if here and isinstance(error, TypeError | ValueError):  # raised by what it returned, here where that is taken
+            try:
+                self._observations.checked(of_step(answer)[0])
+            except UserError as wrong:
+                raise UserError(f"{where}: {wrong}") from error
+        if (bad := stumbled(error)) is not None:
+            raise UserError(f"{where}: {bad}") from error
+        if isinstance(error, Exception):
+            error.add_note(f"raised by {where}")
+
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
+        close_all([env.close for env in self._envs], self.spec.id)
         self._envs = []
 
     def _finish(self, result: Step, ended: Mapping[int, tuple[bool, bool, bool]]) -> None:
@@ -160,7 +181,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         for index, (terminated, truncated, life_lost) in ended.items():
             result.terminated[index], result.truncated[index] = terminated, truncated
             if life_lost:
-                result.obs[index] = self._converted(self._inner[index].reset()[0])  # goes on with the same game
+                result.obs[index] = self._observations.row(self._inner[index].reset()[0])  # goes on with the same game
                 continue
             result.episode_end[index] = True
             result.episode_return[index] = self._returns[index]
@@ -168,20 +189,17 @@ class SyncVectorEnv(ReplayedVectorEnv):
             self._reset_into(result.obs, index)
         self._set_deadline()
 
-    def _reset_into(self, obs: Array, index: int, *, check: bool = False) -> None:
+    def _reset_into(self, obs: Array, index: int) -> None:
         seed = self._begin(index)
         try:
-            observation, _ = self._inner[index].reset(seed=seed)
+            observation, _ = of_reset(self._inner[index].reset(seed=seed))
+            obs[index] = self._observations.row(observation)
+        except UserError as error:
+            raise UserError(f"{self._where(index)}: {error}") from error
         except Exception as error:
             error.add_note(f"raised by the reset of {self._where(index)}")
             raise
         _reseed(self._inner[index], self._noise(index))
-        if check:
-            self._observations.check(observation)
-        obs[index] = self._converted(observation)
-
-    def _converted(self, observation: Any) -> Array:
-        return self._observations.convert(observation, 1)[0]  # type: ignore[no-any-return]
 
     def _set_deadline(self) -> None:
         if self._limit[0] is not None:
@@ -189,7 +207,9 @@ class SyncVectorEnv(ReplayedVectorEnv):
 
     def _replay(self, episodes: Mapping[int, tuple[int, Array]]) -> dict[int, Array]:
         restored = {
-            index: self._converted(replay(self._inner[index], seed, self._env_actions(actions), self._noise(index)))
+            index: self._observations.row(
+                replay(self._inner[index], seed, self._env_actions(actions), self._noise(index))
+            )
             for index, (seed, actions) in episodes.items()
         }
         self._set_deadline()
@@ -212,6 +232,28 @@ def _quicken(space: gym.Space[Any]) -> None:
     if type(space) is spaces.Discrete:
         space.start, space.n = int(space.start), int(space.n)
         space.__class__ = QuickDiscrete
+
+
+def several(make_env: Callable[[], Env], count: int, env_id: str) -> list[Env]:
+    """So many environments. Raises UserError where there can be only one at a time, and none is then left."""
+    made: list[Env] = []
+    try:
+        for _ in range(count):
+            made.append(make_env())  # noqa: PERF401 - those made before one that fails are to be closed
+    except UserError:
+        close_all([env.close for env in made], env_id)
+        raise
+    except Exception as error:
+        close_all([env.close for env in made], env_id)
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OneAtATimeError(
+            f"env.id={env_id} can't be built again beside itself ({type(error).__name__}: {why})"
+        ) from error
+    return made
+
+
+class OneAtATimeError(UserError):
+    """An environment of which there can't be as many as are needed."""
 
 
 def replay(env: Env, seed: int, actions: Any, noise: np.random.Generator | None = None) -> Any:

@@ -77,8 +77,7 @@ class VectorEnv(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Go on from `state_dict()`, with `obs` set. Returns one line per exception to exactness, [] when exact.
 
-        Raises UserError where the state is of other seeds or another number of environments, or an environment didn't
-        come back to the same observation.
+        Raises UserError where the state is of other seeds or another number of environments.
         """
 
     def _learning_reward(self, reward: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

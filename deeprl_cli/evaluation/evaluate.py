@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from deeprl_cli.envs.look import has_time_limit
 from deeprl_cli.envs.make import make_vector_env
+from deeprl_cli.envs.sync import OneAtATimeError
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.runs.weights import best_path, load_best
-from deeprl_cli.schema.run import EnvConfig, RunConfig
+from deeprl_cli.schema.run import RunConfig
 
 EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
 FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
@@ -59,12 +61,36 @@ class Evaluation:
         assert self.expected is not None
         return [float(mean) for mean in (self.expected - self.discounted).mean(1)]
 
+    def metrics(self, cfg: RunConfig) -> dict[str, list[float]]:
+        """What is logged of it, a number for each seed."""
+        values = {"eval/return_mean": self.return_mean, "eval/return_std": self.return_std}
+        values["eval/length_mean"] = self.length_mean
+        if self.expected is not None and not cfg.env.atari.enabled:  # there Q̂ learns of other rewards
+            values["eval/discounted_return_mean"] = self.discounted_mean
+            values["eval/overestimation"] = self.overestimation
+        return values
 
-def eval_envs(env: EnvConfig, seeds: list[int], episodes: int) -> VectorEnv:
-    """Environments to evaluate on: EnvPool's where the run uses it (its ids differ), else stepped in this process."""
+
+def eval_envs(cfg: RunConfig, seeds: list[int], episodes: int) -> VectorEnv:
+    """Environments to evaluate on: EnvPool's where the run uses it (its ids differ), else stepped in this process. One
+    alone, where there can't be several. An episode that nothing ends is cut after `eval.max_steps`."""
+    env = cfg.env
     if env.backend != "envpool":
         env = dataclasses.replace(env, backend="sync")
-    return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False)
+        if not has_time_limit(env):
+            env = dataclasses.replace(env, max_episode_steps=cfg.eval.max_steps)
+    try:
+        return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False)
+    except OneAtATimeError:
+        return make_vector_env(env, seeds, 1, training=False)
+
+
+def cut_short(cfg: RunConfig, *evaluations: Evaluation) -> str:
+    """What to say where episodes were cut that nothing had ended; "" where none was."""
+    if cfg.env.backend == "envpool" or has_time_limit(cfg.env):
+        return ""
+    count = sum(int((evaluation.lengths >= cfg.eval.max_steps).sum()) for evaluation in evaluations)
+    return f"{count} episodes cut at {cfg.eval.max_steps:,} steps (eval.max_steps): nothing ended them" if count else ""
 
 
 class EvaluationStopped(Exception):  # noqa: N818 - nothing went wrong
@@ -137,7 +163,7 @@ def _last_and_best(
     cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
 ) -> tuple[Evaluation, Evaluation]:
     with ExitStack() as stack:
-        envs = eval_envs(cfg.env, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
+        envs = eval_envs(cfg, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
         stack.callback(envs.close)
         last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
         if not all(best_path(run_dir, seed).exists() for seed in cfg.seed_list):

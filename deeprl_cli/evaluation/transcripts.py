@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.make import make_single_env
 from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.evaluation.evaluate import FRESH
@@ -34,9 +35,8 @@ def transcripts(policy: Policy, cfg: RunConfig, seed_index: int, *, stochastic: 
     noise = None
     if stochastic:
         noise = NoiseStream(cfg.seed_list, "transcripts", {"act": policy.algorithm.noise_spec().act}, (1,), block=64)
-    env = make_single_env(cfg.env, training=False, render_mode="ansi")
     shown = []
-    try:
+    with closing(make_single_env(cfg.env, training=False, render_mode="ansi"), cfg.env.id) as env:
         for episode in range(EPISODES):
             obs, _ = env.reset(seed=episode_seed(run_seed + FRESH, episode, 0, training=False))
             total, over = 0.0, False
@@ -48,8 +48,6 @@ def transcripts(policy: Policy, cfg: RunConfig, seed_index: int, *, stochastic: 
                 obs, reward, terminated, truncated, _ = env.step(action)
                 total, over = total + float(reward), terminated or truncated
             shown.append(Transcript(str(env.render()), total))
-    finally:
-        env.close()
     return shown
 
 

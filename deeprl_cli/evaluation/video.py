@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.make import make_single_env
+from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.evaluation.evaluate import FRESH
@@ -34,7 +36,8 @@ def check(cfg: RunConfig) -> None:
     """Raise UserError where no video could be made, before anything long has been done for one."""
     if importlib.util.find_spec("moviepy") is None:
         raise UserError("--video needs moviepy: pip install 'deeprl-cli[video]'")
-    _make_env(cfg.env).close()
+    with staying(), closing(_make_env(cfg.env), cfg.env.id):
+        pass
 
 
 def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: Path) -> list[Path]:
@@ -57,12 +60,9 @@ def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: 
 
 
 def _record_seed(policy: Policy, cfg: RunConfig, index: int, file: Path) -> Path:
-    env = _make_env(cfg.env)
-    try:
+    with staying() as here, closing(_make_env(cfg.env), cfg.env.id) as env:
         fps = float(env.metadata.get("render_fps") or DEFAULT_FPS)
-        _write(file, _play(policy, env, index, cfg.seed_list[index] + FRESH), fps)
-    finally:
-        env.close()
+        _write(here / file, _play(policy, env, index, cfg.seed_list[index] + FRESH), fps)
     return file
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 from torch import nn
 
+from deeprl_cli.envs.spec import channels_last
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
 from deeprl_cli.nets.modules import (
@@ -114,8 +115,8 @@ class NetworkFactory:
             return OneHot(sizes_of(self.space))
         assert isinstance(self.space, gym.spaces.Box)
         if self.name == "cnn":
-            return NatureCNN(self.space.shape, channels_last(self.space.shape))
-        return Flatten(self.space.shape, 1 / 255 if self.space.dtype == "uint8" else 1.0)
+            return NatureCNN(self.space.shape, channels_last(self.space), brightest(self.space))
+        return Flatten(self.space.shape, 1 / brightest(self.space) if self.space.dtype == "uint8" else 1.0)
 
 
 def starts_at_zero(config: NetworkConfig) -> bool:
@@ -153,21 +154,25 @@ def _feature_maker(space: gym.Space[Any], config: LinearConfig) -> Callable[[int
     return lambda out, _: Linear(features, out)
 
 
-def channels_last(shape: Sequence[int]) -> bool:
-    """(H, W, C) as gymnasium's environments give them, against (C, H, W), a stack of grey frames."""
-    return shape[2] <= shape[0]
+def brightest(space: gym.spaces.Box[Any]) -> float:
+    """What bytes are divided by: 255 of pictures, 2 of a board of 0, 1 and 2."""
+    return max(float(space.high.max()), 1.0)
 
 
 def resolve_name(space: gym.Space[Any], name: str) -> str:
-    """The network for this space: `auto` picks cnn for images, mlp otherwise. Raises ConfigError where it can't fit."""
+    """The network for this space; `auto` picks cnn for images large enough for it, mlp otherwise.
+
+    Raises ConfigError where the one that is named can't read it.
+    """
     image = is_image(space)
+    large = min(sorted(space.shape or ())[-2:], default=0) >= SMALLEST_FRAME
     if name == "auto":
-        name = "cnn" if image else "mlp"
+        name = "cnn" if image and large else "mlp"
     if name == "cnn" and not image:
         raise ConfigError(
             f"network=cnn reads images (bytes, three axes), not {shown(space)}: use network=mlp or network=auto"
         )
-    if name == "cnn" and min(sorted(space.shape or ())[-2:]) < SMALLEST_FRAME:
+    if name == "cnn" and not large:
         raise ConfigError(
             f"network=cnn needs frames of at least {SMALLEST_FRAME}x{SMALLEST_FRAME}, "
             f"not {space.shape}: use network=mlp"

@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "ge
 
 
 class Flatten(nn.Module):
-    """A Box of any shape: `(B, *obs)` to `(B, prod(obs))`; bytes are brought from 0…255 to 0…1."""
+    """A Box of any shape: `(B, *obs)` to `(B, prod(obs))`; bytes are brought to 0…1 by `scale`."""
 
     def __init__(self, shape: Sequence[int], scale: float) -> None:
         super().__init__()
@@ -42,11 +42,12 @@ class OneHot(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """The convolutions of Mnih et al. (2015): frames `(B, C, H, W)` or `(B, H, W, C)` of 0…255 to `(B, features)`."""
+    """The convolutions of Mnih et al. (2015): frames `(B, C, H, W)` or `(B, H, W, C)` of 0…`brightest` to
+    `(B, features)`."""
 
-    def __init__(self, shape: Sequence[int], channels_last: bool) -> None:
+    def __init__(self, shape: Sequence[int], channels_last: bool, brightest: float = 255.0) -> None:
         super().__init__()
-        self.channels_last = channels_last
+        self.channels_last, self.brightest = channels_last, brightest
         channels, height, width = (shape[2], *shape[:2]) if channels_last else shape
         self.conv1 = nn.Conv2d(channels, 32, kernel_size=8, stride=4)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=4, stride=2)
@@ -60,7 +61,7 @@ class NatureCNN(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         x = obs.permute(0, 3, 1, 2) if self.channels_last else obs
-        x = x.float() / 255.0
+        x = x.float() / self.brightest
         x = F.relu(self.conv1(x))
         x = F.relu(self.conv2(x))
         return F.relu(self.conv3(x)).flatten(1)

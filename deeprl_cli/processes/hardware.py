@@ -7,7 +7,8 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -132,6 +133,17 @@ def apply(hardware: Hardware) -> None:
     """Set torch's process-wide switches."""
     torch.set_num_threads(hardware.threads)
     torch.set_float32_matmul_precision(hardware.matmul_precision)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on so many threads for as long as this lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def find_compiler() -> str | None:

@@ -28,11 +28,15 @@ class AtariConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EnvConfig:
+    """`auto` is settled by the look at an environment before a run, and written into the run."""
+
     id: str
     backend: Literal["sync", "async", "native", "envpool"]
     kwargs: dict[str, Any]
     max_episode_steps: PositiveInt | None
     frame_stack: PositiveInt
+    generators: Literal["auto", "own", "shared"]
+    origin: list[float] | Literal["auto"] | None
     atari: AtariConfig
 
 
@@ -124,6 +128,7 @@ class EvalConfig:
     every: NonNegativeInt
     episodes: PositiveInt
     final_episodes: PositiveInt
+    max_steps: PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.envs.make import make_vector_env
+from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.envs.sync import OneAtATimeError
 from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.errors import UserError
 from deeprl_cli.evaluation.evaluate import eval_envs
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.processes import hardware as hw
@@ -60,8 +64,14 @@ class Parts:
     policy: Policy
     hardware: hw.Hardware
     envs: VectorEnv
-    evaluation_envs: VectorEnv
+    evaluation_envs: VectorEnv | None  # of the one process that evaluates in training, where any does
     notes: list[str]
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        for envs in (self.envs, self.evaluation_envs):
+            if envs is not None:
+                envs.close()
 
 
 def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack: ExitStack, *, fresh: bool) -> Parts:
@@ -72,14 +82,28 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
     hardware = hardware or hw.resolve(cfg.hardware, workload(cfg, policy))
     hw.apply(hardware)
     policy.on(hardware.device)
-    envs = training_envs(cfg)
-    stack.callback(envs.close)
-    if ranks.rank() == 0:
-        evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
-    else:
-        evaluation_envs = eval_envs(cfg.env, cfg.seed_list[:1], 1)  # rank 0 evaluates
-    stack.callback(evaluation_envs.close)
+    with staying(), counted_out(cfg):
+        envs = training_envs(cfg)
+        stack.callback(envs.close)
+        evaluation_envs = None
+        if ranks.rank() == 0 and cfg.eval.every:
+            evaluation_envs = eval_envs(cfg, cfg.seed_list, cfg.eval.episodes)
+            stack.callback(evaluation_envs.close)
     return Parts(policy, hardware, envs, evaluation_envs, notes)
+
+
+@contextmanager
+def counted_out(cfg: RunConfig) -> Iterator[None]:
+    """Where there can't be as many environments as a run needs, say how many that is."""
+    try:
+        yield
+    except OneAtATimeError as error:
+        training = cfg.seeds * cfg.algo.num_envs
+        evaluating = f" and {cfg.seeds} or more to evaluate in" if cfg.eval.every else ""
+        raise UserError(
+            f"{error}: this run needs {training} to train in{evaluating}, all at once: "
+            "seeds=1 algo.num_envs=1 eval.every=0 needs one"
+        ) from error
 
 
 def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trainer, hw.GraphCompiler | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from deeprl_cli.processes.hardware import available_cores
 from deeprl_cli.schema.run import HardwareConfig, MultiprocessConfig, RunConfig
 from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.crew import Crew, Report, WorkersLost
-from deeprl_cli.training.services import Services
 from deeprl_cli.training.stopwatch import Stopwatch
 from deeprl_cli.training.worker import Job, Shared, learned, worker_seed
 
@@ -118,7 +118,8 @@ class AsynchronousTrainer(Trainer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         services = self.to
-        self.to = Services(services.run_dir, services.logger, services.progress, self._look_after, services.chain)
+        self.to = copy(services)
+        self.to.stopping = self._look_after
         self.asked_to_stop = services.stopping
         self._clock = self._stopwatch = UnstoppedWatch()
         workers = workers_of(self.cfg)
@@ -142,7 +143,7 @@ class AsynchronousTrainer(Trainer):
             hint = "look at the traceback above" if isinstance(failure, WorkersLost) else "give a smaller algo.lr"
             raise TrainingError(
                 f"{failure}: {hint}; the checkpoint of step {self.steps} is kept, and "
-                f"`deeprl resume {self.to.run_dir}` goes on from it"
+                f"`deeprl resume {self.to.name}` goes on from it"
             ) from None
         finally:
             if self.launched:

@@ -17,7 +17,7 @@ from torch import Tensor
 from deeprl_cli.algorithm import Algorithm, Metrics, average
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, cut_short, evaluate
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.processes.hardware import Hardware
@@ -39,16 +39,16 @@ class Trainer(ABC):
     length = 1  # steps of each environment in an iteration
 
     def __init__(
-        self, cfg: RunConfig, policy: Policy, envs: VectorEnv, eval_envs: VectorEnv, hardware: Hardware, to: Services
+        self,
+        cfg: RunConfig,
+        policy: Policy,
+        envs: VectorEnv,
+        eval_envs: VectorEnv | None,
+        hardware: Hardware,
+        to: Services,
     ) -> None:
-        self.cfg, self.policy, self.envs, self.eval_envs, self.hardware, self.to = (
-            cfg,
-            policy,
-            envs,
-            eval_envs,
-            hardware,
-            to,
-        )
+        self.cfg, self.policy, self.hardware, self.to = cfg, policy, hardware, to
+        self.envs, self.eval_envs = envs, eval_envs  # None where nothing is evaluated on the way
         self.algorithm: Algorithm = policy.algorithm
         self.device = torch.device(hardware.device)
         self.num_seeds, self.num_envs = cfg.seeds, cfg.algo.num_envs
@@ -245,13 +245,8 @@ class Trainer(ABC):
         self._next_eval = _next_multiple(self.steps, self.cfg.eval.every)
         self.last_evaluation = result
         means = result.return_mean
-        spread = {"eval/return_std": result.return_std, "eval/length_mean": result.length_mean}
-        values = {"eval/return_mean": means, **spread}
-        if result.expected is not None and not self.cfg.env.atari.enabled:  # there Q̂ learns of other rewards
-            values["eval/discounted_return_mean"] = result.discounted_mean
-            values["eval/overestimation"] = result.overestimation
         if ranks.rank() == 0:
-            self.to.logger.log(self.x_axis, values)
+            self.to.logger.log(self.x_axis, result.metrics(self.cfg))
         for index, (mean, best) in enumerate(zip(means, self.best, strict=True)):
             if mean > best:
                 self.best[index] = mean
@@ -259,11 +254,15 @@ class Trainer(ABC):
                 if ranks.rank() == 0:
                     save_weights(path, self.policy.weights(index), {"step": self.x_axis[index], "return_mean": mean})
         shown = ", ".join(f"{mean:.1f}" for mean in means)
-        self.to.progress.message(f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes")
+        cut = cut_short(self.cfg, result)
+        self.to.progress.message(
+            f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes{cut and f'; {cut}'}"
+        )
         self._clock.start()
 
     def returns_now(self) -> Evaluation | None:
         """An evaluation; None where it was asked to stop."""
+        assert self.eval_envs is not None
         before = self.eval_envs.state_dict()
         try:
             return evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
@@ -304,7 +303,7 @@ class Trainer(ABC):
             "clock": {"train_seconds": self._clock.seconds, "wall_seconds": self.wall_seconds},
             "policy": self.policy.whole_state(),
             "envs": pooled_envs(self.envs),
-            "eval_envs": self._before_cut_evaluation or self.eval_envs.state_dict(),
+            "eval_envs": self._before_cut_evaluation or (self.eval_envs and self.eval_envs.state_dict()),
             "act_noise": self.act_noise.state_dict(),
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
@@ -324,7 +323,7 @@ class Trainer(ABC):
         self.wall_seconds_before = state["clock"]["wall_seconds"]
         self.policy.load_whole_state(state["policy"])
         exceptions = self.envs.load_state_dict(own_envs(state["envs"]))
-        if ranks.rank() == 0:  # the one that evaluates
+        if self.eval_envs is not None and state["eval_envs"] is not None:
             exceptions += self.eval_envs.load_state_dict(state["eval_envs"])
         for line in exceptions:
             self.to.progress.message(line)

@@ -16,7 +16,7 @@ def explained(trainer: Trainer, error: Exception) -> Exception:
 
     An environment that fails on actions which are no numbers isn't to blame: the parameters are named that gave them.
     """
-    run, where = trainer.to.run_dir, standing(trainer)
+    run, where = trainer.to.name, standing(trainer)
     if isinstance(error, OSError) and error.errno in DISK:
         return UserError(f"{run}: can't be written ({error.strerror}): {where}; make room, then `deeprl resume {run}`")
     bad = None if isinstance(error, TrainingError) else bad_tensor(trainer)

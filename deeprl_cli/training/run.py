@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.data.memory import memory_bytes
 from deeprl_cli.envs.look import Look
+from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import UserError
-from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, final_evaluation
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, cut_short, final_evaluation
 from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import hardware as hw
@@ -51,7 +53,7 @@ def train(cfg: RunConfig, seen: Look | None = None) -> Path:
     """
     start = began()
     seen = preflight(cfg, seen=seen)
-    cfg = counted(cfg)
+    cfg = counted(replace(cfg, env=seen.env))
     if parallel(cfg) and not in_rank():
         return launch_fresh(cfg, seen.spec)
 
@@ -85,20 +87,22 @@ def carry_out(
 
     Raises UserError where the disk gives out or `saved` doesn't fit, SystemExit as `train` does.
     """
-    with ExitStack() as stack:
+    with staying() as here, ExitStack() as stack:
         parts = assemble(cfg, seen.spec, hardware, stack, fresh=saved is None)
         policy, hardware = parts.policy, parts.hardware
         run_dir = ranks.told(folder(stack, hardware) if ranks.rank() == 0 else Path())
-        own_dir = folder_of_rank(run_dir, stack)
+        home = here / run_dir  # wherever an environment may go
+        own_dir = folder_of_rank(home, stack)
         logs = saved.state["log"] if saved is not None else None
         logger = stack.enter_context(RunLogger(own_dir, cfg.seed_list, cfg.log.tensorboard, logs))
         if saved is None and ranks.rank() == 0:
-            logger.text("config", f"```yaml\n{(run_dir / 'config.yaml').read_text(encoding='utf-8')}```")
+            logger.text("config", f"```yaml\n{(home / 'config.yaml').read_text(encoding='utf-8')}```")
         signals = stack.enter_context(stop_on_signals())
         screen = None if ranks.rank() == 0 else stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, screen))
         progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {run_dir}")
         for note in (
+            *seen.notes(),
             *parts.notes,
             *hardware.notes,
             *episode_notes(cfg, seen),
@@ -111,7 +115,7 @@ def carry_out(
         def asked() -> bool:
             return signals.requested() or asked_to_stop()
 
-        services = Services(run_dir, logger, progress, asked, chain)
+        services = Services(home, logger, progress, asked, chain, run_dir)
         trainer, compiler = make_trainer(cfg, parts, services)
         trainer.began = start
         if saved is not None:
@@ -123,9 +127,12 @@ def carry_out(
         status, final = "failed", None
         try:
             trainer.run()
+            parts.close()
             progress.status("final evaluation")
-            final = final_evaluation(cfg, policy, run_dir, lambda: trainer.stop_agreed or asked())
+            final = final_evaluation(cfg, policy, home, lambda: trainer.stop_agreed or asked())
             progress.status("")
+            if cut := cut_short(cfg, *final):
+                progress.message(f"final evaluation: {cut}")
             if seen.transcripts:
                 progress.message(show_transcripts(policy, cfg, "after training"))
             status = "finished"

@@ -14,7 +14,14 @@ class Services:
     """Where a trainer's results go, and who may stop it."""
 
     def __init__(
-        self, run_dir: Path, logger: RunLogger, progress: Progress, stopping: Callable[[], bool], chain: WeightsChain
+        self,
+        run_dir: Path,
+        logger: RunLogger,
+        progress: Progress,
+        stopping: Callable[[], bool],
+        chain: WeightsChain,
+        name: Path | None = None,
     ) -> None:
         self.run_dir, self.logger, self.progress, self.stopping = run_dir, logger, progress, stopping
         self.chain = chain
+        self.name = name or run_dir  # of the run, in words: as the user typed it

@@ -1,4 +1,4 @@
-"""Small instances of every registered algorithm, data made by hand for them, and trainers built as `training/assemble.py` does.
+"""Small instances of every registered algorithm, data made by hand, and trainers built as `training/assemble.py` does.
 
 Nothing here names an algorithm: a new one is tested from its `loop`, `action_spaces` and configuration alone.
 """
@@ -359,7 +359,7 @@ def opened_trainer(cfg: RunConfig, run_dir: Path) -> Iterator[Trainer]:
     spec = env_spec(cfg.env)
     policy = make_policy(cfg, spec)
     envs = training_envs(cfg)
-    evaluation_envs = eval_envs(cfg.env, cfg.seed_list, cfg.eval.episodes)
+    evaluation_envs = eval_envs(cfg, cfg.seed_list, cfg.eval.episodes)
     hardware = hw.Hardware("cpu", 1, False, "highest")
     try:
         yield TRAINERS[policy.algorithm.loop_for(cfg.algo)](

@@ -222,7 +222,7 @@ def test_a_resumed_memory_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
         truth.check(other)
         assert np.array_equal(held.first, other.first)
         assert np.array_equal(held.stored, other.stored)
-    with pytest.raises(ValueError, match="64 transitions, not 65"):
+    with pytest.raises(ValueError, match="72 frames, not 73"):
         FrameMemory(envs.spec, 2, 65, num_envs=2, stack=3).load_state_dict(loaded.state["memory"], loaded.segments)
 
 

@@ -171,10 +171,13 @@ def test_a_full_memory_rewrites_only_the_segments_it_wrote_to():
 
 
 def test_another_memorys_state_is_refused():
-    """Another capacity or another row: ValueError, not a silent mixture."""
+    """Another capacity, once the ring has come round, or another row: ValueError, not a silent mixture."""
     memory = Replay(SPEC, 1, 10)
-    memory.add(*numbered([1]))
+    for number in range(11):
+        memory.add(*numbered([number]))
     with pytest.raises(ValueError, match="10 transitions, not 20"):
         Replay(SPEC, 1, 20).load_state_dict(memory.state_dict(), {})
+    with pytest.raises(ValueError, match="20 transitions, not 10"):
+        Replay(SPEC, 1, 10).load_state_dict({**memory.state_dict(), "capacity": 20, "written": [3]}, {})
     with pytest.raises(ValueError, match="rows"):
         load_ring("replay", {"rows": torch.zeros(1, 10, 3)}, {"replay-00000-1": {"rows": torch.zeros(1, 4, 5)}}, 4)

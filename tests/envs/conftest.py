@@ -101,6 +101,8 @@ def config(env_id, backend="sync", *, atari=None, limit=None, stack=1, **kwargs)
         kwargs=kwargs,
         max_episode_steps=limit,
         frame_stack=stack,
+        generators="shared",
+        origin=None,
         atari=AtariConfig(**values),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,10 +16,10 @@ import pytest
 
 from deeprl_cli.envs import asynchronous
 from deeprl_cli.envs.make import make_vector_env
+from deeprl_cli.errors import UserError
 from tests.envs.conftest import Probe, config
 
 ROOT = Path(__file__).parent.parent.parent
-PARENT = os.getpid()
 
 
 class Trouble(Probe):
@@ -29,7 +30,7 @@ class Trouble(Probe):
         self.trouble, self.marker = trouble, marker
         # workers start one after the other: the marker counts them
         self.number = -1
-        if os.getpid() != PARENT:
+        if multiprocessing.parent_process() is not None:
             with open(marker, "a+") as file:
                 file.write("x")
                 self.number = file.tell() - 1
@@ -101,7 +102,7 @@ def test_an_environment_that_hangs_is_named_and_ended(troubled, trouble):
 def test_an_environment_that_leaves_is_named(troubled):
     env = troubled("exit")
     env.reset()
-    with pytest.raises(RuntimeError, match=r"of seed 8 .*: its process died with exit code 3$"):
+    with pytest.raises(UserError, match=r"of seed 8 .*: its step\(\) ends the program, sys.exit\(3\)$"):
         env.step(ACTIONS)
     env.close()
 

@@ -10,7 +10,7 @@ import pytest
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.evaluation.evaluate import eval_envs, evaluate
 
-SLIP = load_config(["env=deeprl/Chain-v0", "env.kwargs.slip=0.3", "env.kwargs.length=6", "algo=dqn", "tuned=none"]).env
+SLIP = load_config(["env=deeprl/Chain-v0", "env.kwargs.slip=0.3", "env.kwargs.length=6", "algo=dqn", "tuned=none"])
 
 
 class Walkers:
@@ -59,7 +59,7 @@ def test_counts_whole_episodes(played, episodes):
 def test_discounted_returns_and_what_was_expected_of_them():
     """Five states, no slip: the goal's 1 is four steps away, 0.5³ of it remain. Each episode is asked about at its
     start alone; its return isn't the sum of those before it."""
-    envs = eval_envs(load_config(["env=deeprl/Chain-v0", "algo=dqn", "tuned=none"]).env, [0, 1], 4)
+    envs = eval_envs(load_config(["env=deeprl/Chain-v0", "algo=dqn", "tuned=none"]), [0, 1], 4)
     try:
         result = evaluate(Walkers(1, 0), envs, 23)
     finally:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from deeprl_cli.config.compose import load_config
+from deeprl_cli.envs.spec import Image, channels_last
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.nets.build import NetworkFactory, channels_last, resolve_name
+from deeprl_cli.nets.build import NetworkFactory, resolve_name
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
 from deeprl_cli.nets.modules import Flatten, NatureCNN, OneHot
 from deeprl_cli.nets.stacked import Stacked
@@ -61,9 +62,10 @@ def test_cnn_reads_images_only(space):
 
 @pytest.mark.parametrize("shape", [(35, 84, 3), (4, 84, 35), (20, 20, 1)])
 def test_cnn_needs_large_enough_frames(shape):
-    """Frames that the convolutions would shrink to nothing are refused, also under auto."""
+    """Frames that the convolutions would shrink to nothing are refused; `auto` reads them as vectors."""
     with pytest.raises(ConfigError, match="36x36"):
-        resolve_name(image(*shape), "auto")
+        resolve_name(image(*shape), "cnn")
+    assert resolve_name(image(*shape), "auto") == "mlp"
     assert resolve_name(image(*shape), "mlp") == "mlp"
 
 
@@ -78,7 +80,23 @@ def test_the_smallest_frame_does():
 )
 def test_channels(shape, last):
     """(H, W, C) against (C, H, W)."""
-    assert channels_last(shape) == last
+    assert channels_last(image(*shape)) == last
+    assert channels_last(Image(*bounds(shape), channels_last=not last)) is not last  # a space that says it is believed
+
+
+def bounds(shape):
+    return np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
+
+
+@pytest.mark.parametrize("high", [2, 255])
+def test_bytes_are_divided_by_what_they_can_be(high):
+    """A board of 0, 1, 2 is seen in halves, a picture in 255ths."""
+    board = gym.spaces.Box(0, high, (6, 7, 1), np.uint8)
+    flatten = NetworkFactory(board, load_config("dqn").network, [8], "relu").encoder()
+    assert flatten(torch.full((1, 6, 7, 1), high, dtype=torch.uint8)).unique().tolist() == [1.0]
+    picture = gym.spaces.Box(0, high, (40, 40, 1), np.uint8)
+    cnn = NetworkFactory(picture, load_config("dqn").network, [8], "relu").encoder()
+    assert cnn.brightest == high
 
 
 def test_both_layouts_see_the_same_picture():

@@ -6,6 +6,7 @@ Real processes throughout. None outlives its test.
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -78,13 +79,20 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-TOGETHER = pytest.mark.xdist_group("pair")  # the two processes are started once, for all tests that look at their runs
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all runs that two ranks do."""
-    folder = tmp_path_factory.mktemp("pair")
+    """The folder of all runs that two ranks do: once for all of pytest's workers, of which the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pair"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            run_pair(folder)
+    return folder
+
+
+def run_pair(folder: Path) -> None:
+    folder.mkdir()
     runs = {name: options(name) for name in SAME | OTHERWISE}
     (folder / "jobs.json").write_text(json.dumps({"ports": free_ports(len(runs) + 1), "runs": runs}))
     processes = []
@@ -97,7 +105,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
-    return folder
+    (folder / "done").touch()
 
 
 def curves(run: Path) -> dict[str, dict[str, list[float]]]:
@@ -115,7 +123,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(run / "checkpoints" / "last").state["policy"]
 
 
-@TOGETHER
 @pytest.mark.parametrize("name", SAME)
 def test_two_ranks_equal_one_process(name, pair, tmp_path):
     """The same episodes, losses, statistics and weights, to float tolerance: half of the environments each."""
@@ -134,7 +141,6 @@ def test_two_ranks_equal_one_process(name, pair, tmp_path):
     assert json.loads((pair / name / "summary.json").read_text())["status"] == "finished"
 
 
-@TOGETHER
 def test_one_compiled_graph_holds_the_collectives(pair):
     """Traced whole (`fullgraph`), the update of two ranks does what it does eagerly."""
     eager, compiled = weights(pair / "a2c"), weights(pair / "compiled")
@@ -143,7 +149,6 @@ def test_one_compiled_graph_holds_the_collectives(pair):
             torch.testing.assert_close(compiled[key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
-@TOGETHER
 @pytest.mark.parametrize("name", ["dqn", "sac"])
 def test_replay_algorithms_learn_in_ranks(name, pair):
     """Each from a memory of its own: as many updates as one process does, of weights that stay the same on both (a
@@ -157,7 +162,6 @@ def test_replay_algorithms_learn_in_ranks(name, pair):
         assert state["policy"]["algorithm.exploration.x"].shape == (1, 4, 1)
 
 
-@TOGETHER
 def test_sums_over_ranks(pair):
     """Each rank gets what one process computes from everything."""
     value, returns, weight = samples()
