@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deeprl_cli.config.compose import load_config
-from deeprl_cli.policy import Policy
+from deeprl_cli.envs.make import env_spec
+from deeprl_cli.policy import Policy, make_policy
 from tests.contract.harness import ALGORITHMS, IMITATORS, batches, make_algorithm, opened_trainer, small, training_env
 
 NORMALISED = ["algo.normalize_obs=true", "algo.normalize_reward=true"]
@@ -102,3 +103,20 @@ def test_choices_and_bytes_are_not_normalised(obs):
     """normalize_obs is for vectors: a one-hot choice or a picture has a scale of its own."""
     policy = Policy(make_algorithm("ppo", options=NORMALISED, obs=obs), num_envs=2)
     assert policy.obs_statistics is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_initial_weights_do_not_depend_on_what_ran_before(threads):
+    """A run before this one in the process leaves torch's number of threads behind, and the decomposition behind
+    orthogonal weights rounds otherwise on two: `deeprl train -m` then gave other numbers than its runs alone."""
+    cfg = load_config("algo=ppo env=CartPole-v1")
+    spec, before = env_spec(cfg.env), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = make_policy(cfg, spec).weights(0)
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(3 - threads)
+        again = make_policy(cfg, spec).weights(0)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[name], again[name]) for name in found)

@@ -38,7 +38,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     """Compare up to `steps`; the exit code: 0 where all agree, 1 where they part. Raises UserError."""
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
-    from deeprl_cli.runs.folder import read_config
+    from deeprl_cli.runs.folder import NUMERICS, read_config
     from deeprl_cli.runs.logger import RunLogger
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.runs.weights_chain import CHAIN_NAME, Comparison, read_chain
@@ -65,6 +65,8 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
         )
     if resolved.get("deeprl") != __version__:
         print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: other numbers may be meant")
+    if (numerics := resolved.get("numerics", 1)) != NUMERICS:
+        print(f"its numerics are of version {numerics}, these of {NUMERICS}: weights may differ by rounding")
     quiet = dataclasses.replace(cfg.checkpoint, every=0, replay=False)
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, every=0), checkpoint=quiet)
     seen = preflight(cfg)

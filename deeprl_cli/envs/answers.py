@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from deeprl_cli.errors import UserError
 
@@ -72,6 +74,25 @@ def of_reset(answer: Any) -> tuple[Any, Mapping[str, Any]]:
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise BadAnswer(f"its reset() returned {described(answer)}, where two values (observation, info) are due")
     return answer[0], infos(answer[1])
+
+
+class Checked(gym.Wrapper[Any, Any, Any, Any]):
+    """What an environment returns, checked before gymnasium's own wrappers take it apart."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = of_reset(self.env.reset(seed=seed, options=options))
+        return observation, dict(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = of_step(self.env.step(action))
+        return observation, reward, terminated, truncated, dict(info)
+
+
+def checked(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """`env`, checked below the time limit that stands outermost where there is one."""
+    if type(env) is TimeLimit and not isinstance(env.env, Checked):
+        env.env = Checked(env.env)
+    return env
 
 
 def stumbled(error: BaseException) -> BadAnswer | None:

@@ -22,7 +22,7 @@ from gymnasium.envs.registration import registry
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from deeprl_cli.envs.actions import ActionView
-from deeprl_cli.envs.answers import BadAnswer, of_reset, of_step, stumbled
+from deeprl_cli.envs.answers import BadAnswer, checked, of_reset, of_step, stumbled
 from deeprl_cli.envs.atari import LIFE_LOST
 from deeprl_cli.envs.closing import close_all, closing
 from deeprl_cli.envs.ids import resolve
@@ -50,7 +50,7 @@ class Worker(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, cfg: EnvConfig, env: Env) -> None:
-        super().__init__(env)
+        super().__init__(checked(env))
         self._env_id, self._actions = cfg.id, ActionView(cfg.id, env.action_space)
         self._view = ObservationView(cfg.id, env.observation_space, origin_given(cfg.origin))
         self.observation_space = self._view.space

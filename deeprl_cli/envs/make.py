@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 
 from deeprl_cli.envs.actions import ActionView
-from deeprl_cli.envs.answers import of_reset, of_step
+from deeprl_cli.envs.answers import checked, of_reset, of_step
 from deeprl_cli.envs.atari import preprocess
 from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.generators import OwnGenerators, seeded_apart
@@ -108,7 +108,7 @@ class AlgorithmView(gym.Wrapper[Any, Any, Any, Any]):
     """Observations and actions of one environment as in EnvSpec. What it returns is checked: BadAnswer."""
 
     def __init__(self, cfg: EnvConfig, env: Env) -> None:
-        super().__init__(env)
+        super().__init__(checked(env))
         self.observations = ObservationView(cfg.id, env.observation_space, origin_given(cfg.origin))
         self.actions = ActionView(cfg.id, env.action_space)
         self.observation_space, self.action_space = self.observations.space, self.actions.space

@@ -25,6 +25,8 @@ from deeprl_cli.schema.typed import to_plain
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
+# Goes up when the same configuration comes to other numbers, by rounding at least. 2: initial weights on one thread.
+NUMERICS = 2
 _MAX_TEXT_BYTES = 4 << 20  # a config or summary is a few kB; anything larger isn't one
 _DEEPEST = 50  # lists and mappings within one another; a configuration has four
 
@@ -40,7 +42,7 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
     run: Path | None = None
     try:
         run = _claim(Path(cfg.run_dir).expanduser()) if cfg.run_dir is not None else _next_free(cfg)
-        _create(run / CONFIG_NAME, _config_text(cfg, {"deeprl": __version__, **resolved}))
+        _create(run / CONFIG_NAME, _config_text(cfg, {"deeprl": __version__, "numerics": NUMERICS, **resolved}))
     except OSError as error:
         if run is not None and not isinstance(error, FileExistsError):  # a full disk: leave nothing half made
             with suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,25 @@ SPOILT: dict[str, Any] = {
     "no reward": (np.zeros(3, np.float32), None, False, False, {}),
     "rewards": (np.zeros(3, np.float32), np.zeros(2), False, False, {}),
     "four": (np.zeros(3, np.float32), 0.0, False, {}),
+    "info": (np.zeros(3, np.float32), 0.0, False, False, []),
+    "flag": (np.zeros(3, np.float32), 0.0, False, None, {}),
+    "last": (3.5, 0.0, True, False, {}),  # only where an episode ends
+}
+
+
+DUE = {
+    "shape": r"returned an array of float32 of shape \(1,\) as its observation, .* declares float32 of shape \(3,\)",
+    "axis": r"returned an array of float32 of shape \(1, 3\) as its observation",
+    "text": "returned a str as its observation",
+    "NaN": "returned NaN or infinity in its observation",
+    "nothing": "returned None as its observation",
+    "reward": "returned NaN or infinity in its reward",
+    "no reward": "returned None as its reward, where one number is due",
+    "rewards": r"returned an array of float64 of shape \(2,\) as its reward",
+    "four": "a tuple of 4 values, where five values .* are due",
+    "info": "a list of 0 values as its info, where a dictionary is due",
+    "flag": "returned None as `truncated`, where True or False is due",
+    "last": "returned the number 3.5 .* as its observation",
 }
 
 
@@ -38,12 +58,14 @@ class Faulty(gym.Env):
     """Counts its steps, over all its instances; the step numbered `at` goes wrong in the way that `fault` says."""
 
     fault: ClassVar[str | None] = None
-    at = 151  # three are taken by the look before the run; of two environments, the second
+    at = 154  # six are taken by the look before the run; of two environments, the second
     steps = 0
     action_space = spaces.Discrete(2)
 
-    def __init__(self, discrete: bool = False) -> None:
+    def __init__(self, discrete: bool = False, fault: str | None = None, at: int = 0) -> None:
         self.discrete = discrete
+        if fault is not None:  # in a process of its own, which nothing else has told
+            Faulty.fault, Faulty.at = fault, at
         self.observation_space = spaces.Discrete(4) if discrete else spaces.Box(-1.0, 1.0, (3,))
         self.t = 0
 
@@ -108,24 +130,31 @@ def test_an_environment_that_raises(name, tmp_path, faulty):
 
 
 @pytest.mark.parametrize("fault", SPOILT)
-def test_what_an_environment_must_not_return(fault, tmp_path, faulty):
-    """The step after the fault never happens, and the environment is named: as UserError, or in a note."""
-    faulty(fault)
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_what_an_environment_must_not_return(fault, backend, tmp_path, faulty, monkeypatch):
+    """One line, the same on every back-end: which environment, where, what came and what is due. The step after the
+    fault never happens."""
+    faulty(fault if backend == "sync" else None)
     run = tmp_path / "run"
-    with pytest.raises((UserError, ValueError, TypeError)) as caught:
-        train(config(run))
-    told = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert "environment 1 of seed 0 (test/Faulty-v0), episode " in told
+    options = [] if backend == "sync" else ["env.backend=async", f"env.kwargs.fault='{fault}'", "env.kwargs.at=80"]
+    monkeypatch.setattr(Faulty, "at", Faulty.at)  # what the options set in this process is put back
+    with pytest.raises(UserError) as caught:
+        train(config(run, *options))
+    told = str(caught.value)
+    assert len(told.splitlines()) == 1
+    assert re.search(r"environment [01] of seed 0 \(test/Faulty-v0\), episode \d+, step \d+[:,] ", told)
+    assert re.search(DUE[fault], told)
     assert f"`deeprl resume {run}`" in told
-    assert Faulty.steps == Faulty.at
+    assert backend == "async" or Faulty.steps == Faulty.at
     assert read_summary(run)["status"] == "failed"
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_an_observation_outside_of_its_discrete_space(backend, tmp_path, faulty, monkeypatch):
-    faulty("outside")
-    monkeypatch.setattr(Faulty, "at", 20)  # each process of `async` counts for itself
-    cfg = config(tmp_path / "run", "env.kwargs.discrete=true", f"env.backend={backend}")
+    faulty(None)
+    monkeypatch.setattr(Faulty, "at", 0)
+    wrong = ["env.kwargs.discrete=true", "env.kwargs.fault=outside", "env.kwargs.at=20"]
+    cfg = config(tmp_path / "run", *wrong, f"env.backend={backend}")
     with pytest.raises(UserError, match=r"environment \d of seed 0 .*returned an observation outside of its space"):
         train(cfg)
 

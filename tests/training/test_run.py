@@ -71,15 +71,12 @@ def test_folder_holds_config_checkpoints_and_curves(run: Path) -> None:
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_eval_plays_a_run(run: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"episodes": 2, "checkpoint": checkpoint, "as_json": True, "video": None}
-    evaluate_run(run, seed=None, stochastic=False, **options)
-    both = json.loads(capsys.readouterr().out)
+    both = json.loads(evaluate_run(run, seed=None, stochastic=False, **options))
     assert len(both["return_mean"]) == 2
-    evaluate_run(run, seed=1, stochastic=False, **options)
-    one = json.loads(capsys.readouterr().out)
+    one = json.loads(evaluate_run(run, seed=1, stochastic=False, **options))
     assert one["seeds"] == [1]
     assert one["return_mean"] == both["return_mean"][1:]  # the same fresh episodes, deterministically
-    evaluate_run(run, seed=1, stochastic=True, **options)
-    assert json.loads(capsys.readouterr().out)["stochastic"] is True
+    assert json.loads(evaluate_run(run, seed=1, stochastic=True, **options))["stochastic"] is True
 
 
 def test_a_stochastic_evaluation_explores_as_the_best_weights_did(tmp_path: Path, monkeypatch) -> None:
@@ -108,8 +105,8 @@ def test_curves_show_overestimation_where_there_is_a_q(run: Path) -> None:
 
 def test_last_checkpoint_holds_the_final_policy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`eval --checkpoint last` on the same episodes gives the summary's figure."""
-    evaluate_run(run, episodes=3, seed=None, checkpoint="last", stochastic=False, as_json=True, video=None)
-    assert json.loads(capsys.readouterr().out)["return_mean"] == read_summary(run)["eval"]["return_mean"]
+    told = evaluate_run(run, episodes=3, seed=None, checkpoint="last", stochastic=False, as_json=True, video=None)
+    assert json.loads(told)["return_mean"] == read_summary(run)["eval"]["return_mean"]
 
 
 def test_same_seed_same_numbers(tmp_path: Path) -> None:
