@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from deeprl_cli.data.memory import free_bytes, memory_bytes
 from deeprl_cli.errors import UserError
@@ -24,6 +27,8 @@ from deeprl_cli.training.services import Services
 
 PATIENCE = 30.0  # seconds to wait for the first update
 MEASURED = 2.0  # seconds of training that the estimate of time rests on
+TELLING = 5.0  # times as long, and what is done once at the start no longer counts
+EVERY = 5.0  # seconds between words on how far it is
 
 
 def check(cfg: RunConfig) -> str:
@@ -41,10 +46,47 @@ def check(cfg: RunConfig) -> str:
         logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
         services = Services(folder, logger, Progress(cfg.total_steps, cfg.seeds), lambda: False, WeightsChain(folder))
         trainer, _ = make_trainer(short, eager, services)
+        watch(trainer)
+        began = time.perf_counter()
         losses = first_update(trainer)
-        rate = measure(trainer)
+        took, steps = time.perf_counter() - began, trainer.steps
+        # what has taken long enough needn't be done again to be timed
+        rate = steps / took if took > TELLING * MEASURED else measure(trainer)
         state = sum(t.numel() * t.element_size() for t in parts.policy.state_dict().values() if hasattr(t, "numel"))
     return "\n".join(report(cfg, parts.policy, chosen, losses, rate, state))
+
+
+def watch(trainer: Trainer) -> None:
+    """Have the trainer say every few seconds how far it is: a rollout and its update may take minutes."""
+    played, learned, told = 0, 0, time.perf_counter()
+
+    def tell() -> None:
+        nonlocal told
+        if time.perf_counter() - told > EVERY:
+            told = time.perf_counter()
+            print(f"one update on trial: {played:,} steps of {trainer.num_envs} environments", end="", file=sys.stderr)
+            print(f", {learned:,} gradient steps" if learned else "", file=sys.stderr, flush=True)
+
+    def env_step(*arguments: Any) -> Any:
+        nonlocal played
+        played += 1
+        tell()
+        return step(*arguments)
+
+    def graph(method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            nonlocal learned
+            learned += 1
+            tell()
+            return method(*arguments)
+
+        return counted
+
+    step = trainer.env_step
+    watched: Any = trainer
+    watched.env_step = env_step
+    for name in set(trainer.algorithm.graphs) - {"act"}:
+        setattr(trainer.algorithm, name, graph(getattr(trainer.algorithm, name)))
 
 
 def first_update(trainer: Trainer) -> str:
@@ -53,7 +95,7 @@ def first_update(trainer: Trainer) -> str:
     began = time.perf_counter()
     while not (metrics := trainer.averaged_metrics()):
         trainer.iterate()
-        if time.perf_counter() - began > PATIENCE:
+        if time.perf_counter() - began > PATIENCE and not trainer.averaged_metrics():
             return f"none within {PATIENCE:.0f} s, {trainer.steps} steps: episodes or rollouts are longer than that"
     for name, values in metrics.items():
         if name.startswith(("loss/", "optim/")) and not values.isfinite().all():

@@ -21,7 +21,7 @@ class Record:
     def __init__(self, folder: Path, jobs: Sequence[Sequence[str]]) -> None:
         self.folder, self.path = folder, folder / "sweep.json"
         self.jobs: list[dict[str, Any]] = [{"overrides": list(job), "status": "waiting"} for job in jobs]
-        self._lock = threading.RLock()
+        self._lock, self._unwritten = threading.RLock(), False
         self._write()
 
     def label(self, number: int) -> str:
@@ -57,9 +57,18 @@ class Record:
         """Write the table, and show it."""
         path = self.folder / "sweep.csv"
         with self._lock:
-            atomic_write(path, table.as_csv(self.jobs).encode())
+            self._save(path, table.as_csv(self.jobs))
         table.show(self.jobs)
         print(f"{self.count('done')} of {len(self.jobs)} runs done; {path}", flush=True)
 
     def _write(self) -> None:
-        atomic_write(self.path, (json.dumps({"jobs": self.jobs}, indent=2, ensure_ascii=False) + "\n").encode())
+        self._save(self.path, json.dumps({"jobs": self.jobs}, indent=2, ensure_ascii=False) + "\n")
+
+    def _save(self, path: Path, text: str) -> None:
+        """A disk that is full ends no run that could go on: it is told, once."""
+        try:
+            atomic_write(path, text.encode())
+        except OSError as error:
+            if not self._unwritten:
+                print(f"deeprl: {path}: can't be written ({error.strerror}); the table below holds", file=sys.stderr)
+            self._unwritten = True

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from deeprl_cli.algos.registry import get_algorithm
@@ -248,7 +249,10 @@ def _farewell(run_dir: Path, summary: dict[str, Any]) -> str:
         counted = zip(summary["seeds"], summary["skipped_updates"], strict=True)
         skipped = ", ".join(f"{count} of seed {seed}" for seed, count in counted if count)
         lines.append(f"updates left out           {skipped} (they weren't finite)")
-    lines += [f"run folder                 {run_dir}", f"see its curves             tensorboard --logdir {run_dir}"]
+    lines += [
+        f"run folder                 {run_dir}",
+        f"see its curves             tensorboard --logdir {quote(str(run_dir))}",
+    ]
     return "\n".join(lines)
 
 
