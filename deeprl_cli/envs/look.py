@@ -16,13 +16,14 @@ from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.generators import OwnGenerators
 from deeprl_cli.envs.ids import metadata, resolve
 from deeprl_cli.envs.make import AlgorithmView, build_env, make_vector_env
-from deeprl_cli.envs.observations import origin_of
+from deeprl_cli.envs.observations import ObservationView, origin_of
 from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.spec import Array, EnvSpec
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.schema.run import EnvConfig
 
 STEPS = 3
+PICTURE = 16  # a side of what may well be meant as a picture
 SEED = 0
 
 
@@ -32,7 +33,8 @@ class Look:
 
     `env`: its configuration, with what `auto` came to. `ends`: a time limit ends every episode. `reseedable`: it draws
     from the generator that gymnasium gives it on reset(seed=…). `repeatable`: one seed and the same actions gave the
-    same episode twice. `transcripts`: its episodes can be shown as text (`has_transcripts`).
+    same episode twice. `transcripts`: its episodes can be shown as text (`has_transcripts`). `notes`: what a user
+    should know of it.
     """
 
     env: EnvConfig
@@ -41,26 +43,7 @@ class Look:
     reseedable: bool
     repeatable: bool
     transcripts: bool
-
-    def notes(self) -> list[str]:
-        """What who trains in it should know."""
-        found = []
-        if not self.repeatable:
-            found.append(
-                f"{self.env.id}: one seed gave two different episodes, so this run can't be repeated exactly; resumed, "
-                "its episodes start afresh"
-            )
-        elif self.env.generators == "own":
-            found.append(
-                f"{self.env.id} draws from the process's global generators: each environment gets states of its own"
-            )
-        if self.env.origin is not None:
-            which = [index for index, value in enumerate(self.env.origin) if value]
-            found.append(
-                f"{self.env.id}: 32 bits can't hold the changes of feature {', '.join(map(str, which[:8]))}"
-                f"{' …' if len(which) > 8 else ''} of the observation: it is counted from its first value (env.origin)"
-            )
-        return found
+    notes: tuple[str, ...] = ()
 
 
 def look(cfg: EnvConfig) -> Look:
@@ -71,6 +54,11 @@ def look(cfg: EnvConfig) -> Look:
     The environment's native vector form and EnvPool's are other programs, tested with their own environments.
     """
     if cfg.backend in ("native", "envpool"):
+        if cfg.generators == "own" or isinstance(cfg.origin, list):
+            raise ConfigError(
+                f"env.generators=own and env.origin: env.backend={cfg.backend} steps all environments as one, and has "
+                "neither: leave them out, or use env.backend=sync"
+            )
         vector = make_vector_env(cfg, [0], 1, training=True)
         vector.close()
         settled = dataclasses.replace(cfg, generators="shared", origin=None)
@@ -80,7 +68,7 @@ def look(cfg: EnvConfig) -> Look:
         generators="shared" if cfg.generators == "auto" else cfg.generators,
         origin=None if cfg.origin == "auto" else cfg.origin,
     )
-    with staying(), closing(build_env(settled, training=True), cfg.id) as env:
+    with staying(), closing(_built(settled), cfg.id) as env:
         raw: list[Array] = []
         seen = _Watched(settled, env, raw)
         repeatable = _same(_played(cfg.id, seen), _played(cfg.id, seen))
@@ -92,7 +80,48 @@ def look(cfg: EnvConfig) -> Look:
             settled = dataclasses.replace(settled, origin=origin_of(raw, seen.observations.declared))
         reseedable = getattr(env.unwrapped, "_np_random", None) is not None
         spec = AlgorithmView(settled, env).as_seen
-    return Look(settled, spec, has_time_limit(cfg), reseedable, repeatable, has_transcripts(cfg.id))
+    notes = _notes(settled, repeatable, seen.observations)
+    return Look(settled, spec, has_time_limit(cfg), reseedable, repeatable, has_transcripts(cfg.id), notes)
+
+
+def _notes(cfg: EnvConfig, repeatable: bool, observations: ObservationView) -> tuple[str, ...]:
+    found = []
+    if not repeatable:
+        found.append(
+            f"{cfg.id}: one seed gave two different episodes, so this run can't be repeated exactly; resumed, its "
+            "episodes start afresh"
+        )
+    elif cfg.generators == "own":
+        found.append(f"{cfg.id} draws from the process's global generators: each environment gets states of its own")
+    if isinstance(cfg.origin, list):
+        which = [index for index, value in enumerate(cfg.origin) if value]
+        found.append(
+            f"{cfg.id}: 32 bits can't hold the changes of feature {', '.join(map(str, which[:8]))}"
+            f"{' …' if len(which) > 8 else ''} of the observation: it is counted from its first value (env.origin)"
+        )
+    shape = observations.source_shape
+    if observations.declared.kind == "f" and len(shape) == 3 and max(shape) >= PICTURE:
+        found.append(
+            f"{cfg.id}: observations of shape {shape} are floats, read as a vector of {math.prod(shape):,} numbers: "
+            "convolutions read images of bytes (uint8) only"
+        )
+    return tuple(found)
+
+
+def _built(cfg: EnvConfig) -> Any:
+    try:
+        return build_env(cfg, training=True)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"env.id={cfg.id} can't be built: {_where_raised(error)}") from error
+
+
+def _where_raised(error: Exception) -> str:
+    """`ValueError: joint 3 broke (robot.py:30)`"""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = (str(error).strip().splitlines() or ["nothing said"])[0]
+    return f"{type(error).__name__}: {said} ({place.filename}:{place.lineno})"
 
 
 class _Watched(AlgorithmView):
@@ -147,9 +176,7 @@ def _played(env_id: str, env: AlgorithmView) -> list[tuple[Array, float, bool]]:
     except Exception as error:
         if (bad := stumbled(error)) is not None:
             raise UserError(f"env.id={env_id}: {bad}") from error
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UserError(f"env.id={env_id}: its {doing} raises {what} ({place.filename}:{place.lineno})") from error
+        raise UserError(f"env.id={env_id}: its {doing} raises {_where_raised(error)}") from error
     return steps
 
 

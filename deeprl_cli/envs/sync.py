@@ -166,9 +166,9 @@ class SyncVectorEnv(ReplayedVectorEnv):
                 self._observations.checked(of_step(answer)[0])
             except UserError as wrong:
                 raise UserError(f"{where}: {wrong}") from error
-        if (bad := stumbled(error)) is not None:
-            raise UserError(f"{where}: {bad}") from error
         if isinstance(error, Exception):
+            if (bad := stumbled(error)) is not None:
+                raise UserError(f"{where}: {bad}") from error
             error.add_note(f"raised by {where}")
 
     def close(self) -> None:

@@ -103,7 +103,7 @@ def carry_out(
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, screen))
         progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {run_dir}")
         for note in (
-            *seen.notes(),
+            *seen.notes,
             *parts.notes,
             *hardware.notes,
             *episode_notes(cfg, seen),

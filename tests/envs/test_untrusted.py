@@ -175,7 +175,7 @@ def test_large_offsets_are_counted_from_their_first_value():
     cfg = load_config(["algo=ppo", "env=test/Odd-v0", "env.kwargs.way=far"]).env
     seen = look(cfg)
     assert [value != 0 for value in seen.env.origin] == [True, True, False]
-    assert "feature 0, 1 of the observation" in " ".join(seen.notes())
+    assert "feature 0, 1 of the observation" in " ".join(seen.notes)
     env = build_env(seen.env, training=True)
     raw, _ = env.reset(seed=5)
     vector = make_vector_env(seen.env, [0], 2, training=True)
