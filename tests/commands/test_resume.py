@@ -19,7 +19,7 @@ from deeprl_cli.commands.resume import resume
 from deeprl_cli.config.changes import changed
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError, UserError
-from deeprl_cli.runs.checkpoint import manifests
+from deeprl_cli.runs.checkpoint import load_checkpoint, manifests
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.reading import read_run
 from deeprl_cli.runs.weights_chain import CHAIN_NAME, WeightsChain
@@ -290,3 +290,14 @@ def test_a_full_disk_stops_the_run_at_its_last_whole_checkpoint(tmp_path, monkey
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     resume(tmp_path / "run", [])
     assert left(tmp_path / "run") == left(whole)
+
+
+@pytest.mark.parametrize("options", [[], ["env=deeprl/PixelCatch-v0", "env.frame_stack=2"]])
+def test_a_resumed_run_has_the_memory_of_one_that_was_longer_from_the_start(options, tmp_path):
+    """The memory is as large as a run can fill it; given more steps, it is larger and holds the same."""
+    fixed = ["horizon=240", "log.every=120", "eval.every=0", *options]
+    run = train(short_run("dqn", tmp_path / "run", *fixed))
+    assert load_checkpoint(run / "checkpoints" / "last").state["memory"]["capacity"] == 240
+    resume(run, ["total_steps=480"])
+    whole = train(short_run("dqn", tmp_path / "whole", *fixed, "total_steps=480"))
+    assert (run / CHAIN_NAME).read_text() == (whole / CHAIN_NAME).read_text()

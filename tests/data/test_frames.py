@@ -269,3 +269,42 @@ def test_a_run_takes_frames_for_images_and_counts_their_memory(monkeypatch):
     assert (held.stack, held.num_envs, held.frame_shape) == (4, 2, (1, 36, 36))
     vector = load_config(["algo=dqn", "env=CartPole-v1"])
     assert type(memory.make_memory(vector, env_spec(vector.env), device)) is Replay
+
+
+def test_a_memory_made_for_a_shorter_run_holds_what_the_full_one_would(tmp_path):
+    """It grows with its frames where episodes are short; resumed for more steps, all stays in its place."""
+    envs = Pictures((1, 6, 6), 3, 4, p_end=0.5)
+    make = lambda capacity: FrameMemory(envs.spec, 2, capacity, num_envs=2, stack=3, most=400)  # noqa: E731
+    full, short, truth, rng = make(400), make(60), Truth(2, 2), np.random.default_rng(0)
+    feed([full, short], envs, truth, rng, 30)
+    assert 60 + 2 * 4 < short.num_frames < full.num_frames
+    truth.check(short)
+    bits = torch.randint(1 << 40, (2, 16))
+    for one, other in zip(full.sample(bits), short.sample(bits), strict=True):
+        assert torch.equal(one, other)
+    save_checkpoint(tmp_path, {"memory": short.state_dict()}, short.segments())
+    loaded = load_checkpoint(tmp_path)
+    longer = make(200)
+    longer.load_state_dict(loaded.state["memory"], loaded.segments)
+    truth.check(longer)
+    feed([full, longer], envs, truth, rng, 60, envs.obs.copy())
+    truth.check(longer)
+    for one, other in zip(full.sample(bits), longer.sample(bits), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_of_a_full_sized_memory_fits_one_made_for_the_run(tmp_path):
+    """As the first versions wrote it: rings of the whole capacity, whose number of frames isn't said."""
+    envs = Pictures((1, 6, 6), 2, 4)
+    make = lambda capacity: FrameMemory(envs.spec, 2, capacity, num_envs=2, stack=2, most=400)  # noqa: E731
+    full, truth, rng = make(400), Truth(2, 2), np.random.default_rng(0)
+    feed([full], envs, truth, rng, 20)
+    state = full.state_dict()
+    del state["frames"]["count"]
+    save_checkpoint(tmp_path, {"memory": state}, full.segments())
+    loaded = load_checkpoint(tmp_path)
+    short = make(50)
+    short.load_state_dict(loaded.state["memory"], loaded.segments)
+    truth.check(short)
+    feed([short], envs, truth, rng, 4, envs.obs.copy())
+    truth.check(short)
