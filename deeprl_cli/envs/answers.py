@@ -43,7 +43,7 @@ def number(reward: Any) -> float:
 
 def flag(value: Any, name: str) -> bool:
     """`terminated` or `truncated`. 0 and 1 are taken for what they mean. Raises BadAnswer."""
-    if isinstance(value, bool | np.bool_):
+    if value.__class__ is bool or isinstance(value, np.bool_):
         return bool(value)
     if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind == "b":
         return bool(value)
@@ -54,6 +54,8 @@ def flag(value: Any, name: str) -> bool:
 
 def infos(info: Any) -> Mapping[str, Any]:
     """`info`; None, as some return where there is nothing to tell, is an empty one. Raises BadAnswer."""
+    if info.__class__ is dict:
+        return info
     if info is None:
         return {}
     if not isinstance(info, Mapping):

@@ -67,6 +67,10 @@ class SyncVectorEnv(ReplayedVectorEnv):
             _quicken(env.unwrapped.action_space)
         self._inner, self._limit = zip(*(_peel(env) for env in self._envs), strict=True)
         self._step_functions = [env.step for env in self._inner]
+        view = self._observations
+        # of an observation that needs no second look; none where it is a number, or has another shape to us
+        self._usual = (None, None) if view.reshapes or not view.shape else (view.source_shape, view.declared)
+        self._counts = view.offset is not None or view.origin is not None
         self._deadline = NEVER  # the first global step at which some episode reaches the time limit
         self._ones = np.ones(self.num_envs, np.float32)
         self._obs_shape = (self.num_envs, *self._observations.shape)
@@ -92,8 +96,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         reward = np.empty(self.num_envs, np.float32)
         returns = self._returns
         ended: dict[int, tuple[bool, bool, bool]] = {}
-        array, shape, dtype = np.ndarray, view.source_shape, view.declared  # what an observation usually is
-        usual = not view.reshapes and bool(shape)
+        array, (shape, dtype) = np.ndarray, self._usual
         playing: Iterable[tuple[int, Any]] = enumerate(self._step_functions)
         if running is not None and not running.all():
             reward[:] = 0.0
@@ -103,12 +106,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
             for index, step in playing:
                 answer = step(rows[index])
                 observation, gained, terminated, truncated, info = answer
-                if not (
-                    usual
-                    and observation.__class__ is array
-                    and observation.shape == shape
-                    and observation.dtype is dtype
-                ):
+                if observation.__class__ is not array or observation.shape != shape or observation.dtype is not dtype:
                     observation = view.checked(observation)
                 if gained.__class__ is not float:
                     gained = number(gained)
@@ -123,7 +121,8 @@ class SyncVectorEnv(ReplayedVectorEnv):
         except BaseException as error:
             self._blame(error, index, answer)
             raise
-        obs = view.counted(obs)
+        if self._counts:
+            obs = view.counted(obs)
         if running is not None and not running.all():
             assert self.obs is not None
             obs[~running] = self.obs[~running]
@@ -193,7 +192,10 @@ class SyncVectorEnv(ReplayedVectorEnv):
         seed = self._begin(index)
         try:
             observation, _ = of_reset(self._inner[index].reset(seed=seed))
-            obs[index] = self._observations.row(observation)
+            shape, dtype = self._usual
+            if self._counts or getattr(observation, "shape", ()) != shape or observation.dtype is not dtype:
+                observation = self._observations.row(observation)
+            obs[index] = observation
         except UserError as error:
             raise UserError(f"{self._where(index)}: {error}") from error
         except Exception as error:
