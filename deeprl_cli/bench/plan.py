@@ -56,7 +56,7 @@ def stale(folder: Path, plan: Mapping[str, Any]) -> str | None:
         return "has not come to its end"
     if summary.get("status") != "finished":
         return f"{summary.get('status')} last time"
-    changes = _changes(before["config"], plan["config"])
+    changes = _changes(before, plan)
     if changes:
         return f"changed since it ran ({changes})"
     if before.get("started_from") != plan["started_from"]:
@@ -77,7 +77,7 @@ def half_done(folder: Path, plan: Mapping[str, Any]) -> bool:
     try:
         before = json.loads((folder / "row.json").read_text(encoding="utf-8"))
         same = all(before[key] == plan[key] for key in ("deeprl", "started_from"))
-        same = same and not _changes(before["config"], plan["config"])
+        same = same and not _changes(before, plan)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     try:
@@ -88,9 +88,11 @@ def half_done(folder: Path, plan: Mapping[str, Any]) -> bool:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`algo.lr: 0.001 -> 0.01`, the first three of them. A new key that is null says nothing new."""
-    was, is_now = _leaves(before), _leaves(now)
-    keys = [key for key in {**was, **is_now} if was.get(key) != is_now.get(key)]
+    """`algo.lr: 0.001 -> 0.01`, the first three of them. A key that a later deeprl has, while the row says the same,
+    means what was done then."""
+    was, is_now = _leaves(before["config"]), _leaves(now["config"])
+    as_typed = before.get("train") == now["train"]
+    keys = [key for key in {**was, **is_now} if was.get(key) != is_now.get(key) and (key in was or not as_typed)]
     told = [f"{key}: {was.get(key)} -> {is_now.get(key)}" for key in keys[:3]]
     return ", ".join(told) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 

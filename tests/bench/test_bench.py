@@ -301,6 +301,12 @@ def test_a_row_runs_once_and_again_when_it_has_changed(capsys):
     assert code(suite(*rows)) == 0
     assert started(capsys) == ["none"]
     assert (results()["counts"], results()["rows"][2]["near"]) == ({"pass": 2, "no bar": 1}, None)
+    path = Path("runs/bench/mine/ppo-small/row.json")  # as an older deeprl left it, which had no such keys
+    older = json.loads(path.read_text())
+    del older["config"]["eval"]["max_steps"], older["config"]["env"]["generators"]
+    path.write_text(json.dumps(older))
+    assert code(suite(*rows)) == 0
+    assert started(capsys) == []
     rows[0]["steps"] = 192
     assert code(suite(*rows)) == 0
     told = capsys.readouterr().out
