@@ -8,8 +8,8 @@ ARGS ?= algo=sac env=Pendulum-v1
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/install.log
-# Three workers, on two cores too: many tests wait for processes that start, stop or hang. One thread each: two OpenMP
-# threads in each would slow one another down tenfold.
+# Two workers for tests that compute; three, on two cores too, for those that wait for processes to start, stop or hang.
+# One thread each: two OpenMP threads in each would slow one another down tenfold.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # What breaks most often when code is changed, and tells so in seconds.
 QUICK := tests/rl tests/nets tests/schema tests/runs tests/envs/test_spaces.py tests/envs/test_vector_envs.py \
@@ -59,7 +59,7 @@ check: setup  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -n 3 -m "not slow"
+	$(PYTEST) -n 2 -m "not slow"
 
 # .ci/run sets AFTER_CHECK: the fast tests have just passed there.
 test: setup  ## all tests

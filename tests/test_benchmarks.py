@@ -171,6 +171,7 @@ def test_back_ends_compose(name):
         assert case.steps % backends.SAMPLES == 0
 
 
+@pytest.mark.slow
 def test_one_stepping_is_measured_in_a_process_of_its_own():
     (row,) = backends.rows(["stepping/CartPole-v1/8"])
     options = SimpleNamespace(seconds=0.05, quick=True, overrides=[])

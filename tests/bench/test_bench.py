@@ -139,6 +139,7 @@ def test_broken_files_are_named(folder, capsys, text, says):
     assert says in line
 
 
+@pytest.mark.slow
 def test_seeds_one_after_the_other(folder):
     """`together: false`: a run for each seed, one row in the table; those done aren't run again."""
     mine = suite({**ROW, "together": False})
@@ -377,6 +378,7 @@ def test_a_folder_that_is_not_a_bench_s_is_left_alone(folder, capsys):
     assert "no bench made this folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals and locks")
 def test_ctrl_c_ends_the_row_and_the_next_time_goes_on(folder):
     slow = {**ROW, "name": "slow", "steps": 1_000_000}

@@ -32,6 +32,7 @@ def column(folder: Path, seed: int, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
+@pytest.mark.slow
 def test_dqn_learns_to_catch_from_pixels(tmp_path: Path) -> None:
     """Random play and every constant action earn -0.6 to -0.7, the best policy 1; seeds 0 to 5 all got it."""
     folder = run(

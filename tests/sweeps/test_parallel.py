@@ -31,6 +31,8 @@ import torch
 from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.envs.testing import Chain
 
+pytestmark = pytest.mark.slow  # processes that start, and load torch, again and again
+
 class Trouble(Chain):
     def __init__(self, trouble="none"):
         super().__init__()

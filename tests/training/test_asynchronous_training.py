@@ -205,6 +205,7 @@ def claim_often(job: Job, path: str) -> None:
 OPTIONS = [f"algo.target_every={PERIOD}", "algo.num_envs=1"]
 
 
+@pytest.mark.slow
 def test_targets_are_copied_once_for_each_period(tmp_path):
     """Three processes race for the count of steps: every multiple of the period is met by one of them, none by two."""
     cfg = configured("algo=async_q", "tuned=none", "algo.hidden=[16,16]", *OPTIONS)
@@ -232,6 +233,7 @@ def hold_and_die(lock: KernelLock, held) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_lock_blocks_nobody():
     lock, context = KernelLock(), torch.multiprocessing.get_context("spawn")
     held = context.Event()
@@ -299,6 +301,7 @@ def test_two_workers_train_log_evaluate_and_go_on(tmp_path, capsys, monkeypatch)
     assert second["policy"]["algorithm.optimiser.steps"] > policy["algorithm.optimiser.steps"]
 
 
+@pytest.mark.slow
 def test_workers_that_raise_are_killed_or_hang_are_replaced(tmp_path, faulty, capsys):
     """One run in which all three happen: it comes to its end, and says what happened, with the worker's traceback."""
     env = faulty(faults="raise+kill+stop")

@@ -403,6 +403,8 @@ BROKEN = """
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
 
+pytestmark = pytest.mark.slow  # processes that start, and load torch, again and again
+
 class Broken(CartPoleEnv):
     made = 0
 

@@ -136,6 +136,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_cleanly(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """The last checkpoint and the summary are written, and the exit code says which signal it was."""
@@ -156,6 +157,7 @@ def test_a_signal_ends_a_run_cleanly(number: signal.Signals, code: int, tmp_path
     assert load_checkpoint(folder / "checkpoints" / "last").state["steps"] == summary["total_steps"] > 0
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_final_evaluation_ends_it(tmp_path: Path) -> None:
     """An evaluation is not something to wait for: the run ends at once, its last checkpoint is already written."""
     folder = tmp_path / "run"
