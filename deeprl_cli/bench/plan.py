@@ -11,6 +11,7 @@ from typing import Any
 from deeprl_cli import __version__
 from deeprl_cli.bench.suite import Row
 from deeprl_cli.config.compose import compose_values
+from deeprl_cli.config.files import GROUPS
 from deeprl_cli.config.messages import dotted_keys
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.runs.folder import read_summary
@@ -88,11 +89,16 @@ def half_done(folder: Path, plan: Mapping[str, Any]) -> bool:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`algo.lr: 0.001 -> 0.01`, the first three of them. A key that a later deeprl has, while the row says the same,
-    means what was done then."""
+    """`algo.lr: 0.001 -> 0.01`, the first three of them. A key that came with a later deeprl, and that the row doesn't
+    set, means what was done then."""
     was, is_now = _leaves(before["config"]), _leaves(now["config"])
-    as_typed = before.get("train") == now["train"]
-    keys = [key for key in {**was, **is_now} if was.get(key) != is_now.get(key) and (key in was or not as_typed)]
+    typed = {override.partition("=")[0].lstrip("+~") for override in now["train"]}
+    new = {
+        key
+        for key in is_now
+        if key not in was and not any(f"{key}.".startswith(f"{t}.") for t in typed.difference(GROUPS))
+    }
+    keys = [key for key in {**was, **is_now} if key not in new and was.get(key) != is_now.get(key)]
     told = [f"{key}: {was.get(key)} -> {is_now.get(key)}" for key in keys[:3]]
     return ", ".join(told) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
