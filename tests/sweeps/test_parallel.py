@@ -20,6 +20,8 @@ from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.schema.typed import build
 from deeprl_cli.sweeps import engines
 
+pytestmark = pytest.mark.slow  # processes that start, and load torch, again and again
+
 ROOT = Path(__file__).parents[2]
 MARK = "DEEPRL_TEST_MARK"
 
@@ -30,8 +32,6 @@ import gymnasium
 import torch
 from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.envs.testing import Chain
-
-pytestmark = pytest.mark.slow  # processes that start, and load torch, again and again
 
 class Trouble(Chain):
     def __init__(self, trouble="none"):
@@ -178,11 +178,7 @@ def needs(launcher: str, request) -> None:
         request.getfixturevalue("slurm")
 
 
-def slow(launcher: str):
-    return pytest.param(launcher, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", slow("ray")])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_jobs_find_what_the_program_found_and_have_their_share(place, request, launcher):
     """The same configurations (arguments of the environment too), modules of the working directory, and folder."""
     needs(launcher, request)
@@ -211,7 +207,7 @@ def test_jobs_find_what_the_program_found_and_have_their_share(place, request, l
         assert all(f"#SBATCH --{text}" in options for text in ("qos=low", "cpus-per-task=1", "time=60", "array=0-1%"))
 
 
-@pytest.mark.parametrize("launcher", ["joblib", slow("submitit_local"), slow("ray")])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_a_job_that_fails_and_one_whose_process_dies_stop_no_other(place, request, launcher):
     needs(launcher, request)
     process = begin(launcher, "total_steps=64", "env.kwargs.trouble=raise,die,none,slow")
@@ -229,7 +225,7 @@ def test_a_job_that_fails_and_one_whose_process_dies_stop_no_other(place, reques
         assert died["error"] == "its process was killed by signal 9: out of memory is the usual cause"
 
 
-@pytest.mark.parametrize("launcher", ["joblib", slow("submitit_local"), slow("submitit_slurm"), slow("ray")])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_ctrl_c_ends_every_run_cleanly(place, request, launcher):
     needs(launcher, request)
     process = begin(launcher, "total_steps=100_000", "env.kwargs.trouble=slow", "seed=0,1,2")

@@ -35,6 +35,8 @@ from deeprl_cli.training.launch import check_ranks, counted
 from deeprl_cli.training.run import train
 from tests.training.rank_jobs import samples
 
+pytestmark = pytest.mark.slow  # processes that start, and load torch, again and again
+
 SHORT = ["tuned=none", "eval.every=0", "eval.final_episodes=1", "log.tensorboard=false", "hardware.threads=1"]
 SHORT += ["log.every=64", "checkpoint.every=0", "algo.hidden=[16,16]", "seed=3"]
 STEPS = "algo.num_envs=4 total_steps=256 hardware.compile=false"
@@ -355,7 +357,6 @@ def test_a_run_is_launched_stopped_resumed_and_evaluated(job, tmp_path, capsys):
     assert read_run(run)[1].hardware.ranks == 2
 
 
-@pytest.mark.slow
 def test_a_rank_that_is_killed(job, tmp_path):
     """All start again from the last checkpoint, and the run ends as if nothing had happened."""
     options = [*RUN, "total_steps=1920", "checkpoint.every=128"]
@@ -377,7 +378,6 @@ def test_a_rank_that_is_killed(job, tmp_path):
     assert (run / "weights.sha256").read_text() == (whole / "weights.sha256").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("option", ["hardware.max_restarts=0", "hardware.on_death=fail"])
 def test_no_more_restarts(option, job, tmp_path):
     """One line, an exit code, a summary that says so, and a checkpoint to resume from."""
@@ -403,8 +403,6 @@ BROKEN = """
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
 
-pytestmark = pytest.mark.slow  # processes that start, and load torch, again and again
-
 class Broken(CartPoleEnv):
     made = 0
 
@@ -425,7 +423,6 @@ gym.register("Broken-v0", Broken, max_episode_steps=500)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code", "tracebacks"), [("nan", 2, 0), ("raise", 1, 2)])
 def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, job, tmp_path, monkeypatch):
     """What the user can mend is one line; an exception has its traceback, from the rank that it came to."""
@@ -442,7 +439,6 @@ def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, job, t
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.slow
 def test_torchrun_and_verify(job, tmp_path):
     """Started by torch's own program, processes become ranks, of which one talks; `deeprl verify` has ranks, too."""
     run = tmp_path / "run"
@@ -461,7 +457,6 @@ def test_torchrun_and_verify(job, tmp_path):
     assert "NOT reproduced: other weights at step 320; the same up to step 256" in output
 
 
-@pytest.mark.slow
 def test_compiled_ranks(job, tmp_path):
     """By inductor, with its C++ wrapper: the weights are those of one eager process, to float tolerance."""
     run, alone = tmp_path / "run", tmp_path / "alone"
@@ -476,7 +471,6 @@ def test_compiled_ranks(job, tmp_path):
             torch.testing.assert_close(weights(run)[key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
-@pytest.mark.slow
 def test_resumed_with_another_number_of_ranks(job, tmp_path):
     """A checkpoint is that of one process: two ranks' run goes on in one, and in four."""
     run = tmp_path / "run"
