@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from deeprl_cli.algorithm import Algorithm
 
-KINDS = ("algos", "envs", "networks", "hardware")
+KINDS = ("algos", "envs", "networks", "hardware", "tuned")
 DESCRIBED = 8  # environments few enough to be made, so that their spaces can be shown
 NAMED = 12  # ids of one kind named before the rest is counted
 NARROW = 24  # columns for each one of a table that leave it readable
@@ -84,13 +84,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def show(what: str, filter_text: str = "") -> None:
-    """Print the table of algos, envs, networks or hardware, kept to the names that hold `filter_text`.
+    """Print the table of algos, envs, networks, hardware or tuned values, kept to the names that hold `filter_text`.
 
     Raises UserError where nothing matches.
     """
     from rich.console import Console
 
-    tables = {"algos": algos, "envs": envs, "networks": networks, "hardware": hardware}
+    tables = {"algos": algos, "envs": envs, "networks": networks, "hardware": hardware, "tuned": tuned}
     console = Console(highlight=False)
     console.print(tables[what](filter_text).rendered(console.width))
 
@@ -148,12 +148,10 @@ def envs(filter_text: str = "") -> Listing:
 
 def _kind(spec: EnvSpec) -> str:
     """The package of environments an id belongs to: classic_control, box2d, mujoco, atari, minigrid, …"""
-    entry = spec.entry_point
-    module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
-    if module.startswith("ale_py"):
-        return "atari"
-    parts = module.removeprefix("gymnasium.envs.").split(".")
-    return "needs more packages" if parts[0] in ("registration", "gymnasium") or callable(entry) else parts[0]
+    from deeprl_cli.envs.ids import family
+
+    found = family(spec)
+    return "needs more packages" if found in (None, "gymnasium") or callable(spec.entry_point) else found
 
 
 def _described(name: str) -> tuple[str, str, str]:
@@ -199,6 +197,29 @@ def networks(filter_text: str = "") -> Listing:
     for name in _matching(group_options("network"), filter_text, "network"):
         options = [option.name for option in dataclasses.fields(NETWORKS[name]) if option.name != "name"]
         table.add_row(name, summary("network", name), ", ".join(options))
+    return table
+
+
+def tuned(filter_text: str = "") -> Listing:
+    """What `algo=… env=…` takes by itself: the files of pairs and of families of environments."""
+    from deeprl_cli.config.tuned import FAMILIES, tuned_summary
+
+    names = [name for name in group_options("tuned") if name != "none"]
+    if filter_text:
+        table = Listing(("tuned=", "Steps", "Where the values are from, and what they reached"))
+        for name in _matching(names, filter_text, "pair of algorithm and environment"):
+            steps, comment = tuned_summary(name)
+            table.add_row(name, "" if steps is None else f"{steps:,}", comment)
+        return table
+    table = Listing(("algo=", "Environments with values of their own", "All others of"))
+    algos: dict[str, list[str]] = {}
+    for name in names:
+        algo, _, env_id = name.partition("/")
+        algos.setdefault(algo, []).append(env_id)
+    for algo, ids in algos.items():
+        own = [env_id for env_id in ids if env_id not in FAMILIES]
+        table.add_row(algo, ", ".join(own), ", ".join(FAMILIES[name] for name in FAMILIES if name in ids))
+    table.caption = "`deeprl list tuned TEXT` describes those whose algorithm or environment holds TEXT"
     return table
 
 

@@ -22,7 +22,7 @@ Groups, each group=option:
 {groups}
 Keys of the run: seed, seeds, total_steps, eval.*, checkpoint.*, log.*, init_from, run_dir; below the groups: algo.*,
 env.*, network.*, hardware.*. Steps are environment steps of one seed.
-Precedence, later wins: algo, env, network and hardware, tuned (found for the pair by itself), experiment, command line.
+Precedence, later wins: algo, env, network and hardware, tuned (found by itself), experiment, command line.
 
 Flags:
   -m, --multirun         one run for each combination of comma-separated values; all are checked before the first starts
@@ -110,9 +110,13 @@ def _check(overrides: Sequence[str]) -> int:
 def _explain(overrides: Sequence[str]) -> int:
     from deeprl_cli.config.compose import load_config
     from deeprl_cli.config.explain import explain, table
+    from deeprl_cli.config.tuned import tuned_note, tuned_path, tuned_summary
 
-    load_config(overrides)  # what wouldn't train isn't explained either
-    print(table(explain(overrides)))
+    cfg = load_config(overrides)  # what wouldn't train isn't explained either
+    print(tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps))
+    if cfg.tuned is not None and tuned_path(cfg.tuned).is_file():
+        print(f"  {tuned_summary(cfg.tuned)[1]}")
+    print(f"\n{table(explain(overrides))}")
     return 0
 
 
@@ -138,6 +142,9 @@ def _groups() -> str:
     """One line for each group and its options."""
     from deeprl_cli.config.files import GROUPS, group_options
 
-    notes = {"env": "any gymnasium id: Pendulum-v1, ALE/Pong-v5, module:Name-v0", "tuned": "none refuses tuned values"}
+    notes = {
+        "env": "any gymnasium id: Pendulum-v1, ALE/Pong-v5, module:Name-v0",
+        "tuned": "none: without; ppo/mujoco, …: another pair's or family's (deeprl list tuned)",
+    }
     lines = [f"  {group:<11}{notes.get(group) or ', '.join(group_options(group)) or 'none yet'}" for group in GROUPS]
     return "\n".join(lines) + "\n"

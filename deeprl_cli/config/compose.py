@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
@@ -29,8 +30,9 @@ from deeprl_cli.config import gym_ids
 from deeprl_cli.config.files import GROUPS, config_dir, group_options
 from deeprl_cli.config.messages import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config.overrides import OPEN, for_example, parse
+from deeprl_cli.config.tuned import find_tuned, tuned_path
 from deeprl_cli.errors import ConfigError, did_you_mean, nearest
-from deeprl_cli.schema.run import LinearConfig, NetworkConfig, RunConfig
+from deeprl_cli.schema.run import NETWORKS, LinearConfig, NetworkConfig, RunConfig
 
 ROOT = "train"
 SBATCH = "hydra.launcher.additional_parameters"  # and the one of a launcher
@@ -52,7 +54,8 @@ def load_config(overrides: Sequence[str] | str = ()) -> RunConfig:
     """
     if isinstance(overrides, str):
         overrides = shlex.split(overrides) if "=" in overrides else [f"algo={overrides}"]
-    return build_run_config(compose_values(overrides))
+    values, choices = compose_choices(overrides)
+    return build_run_config({**values, "tuned": None if choices["tuned"] == "none" else choices["tuned"]})
 
 
 def build_run_config(values: dict[str, Any]) -> RunConfig:
@@ -79,15 +82,15 @@ def _check_features(network: NetworkConfig) -> None:
 
 def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The composed configuration as nested dictionaries, interpolations resolved; types unchecked."""
-    values = plain(_compose(parse(overrides)))
-    assert isinstance(values, dict)
-    return values
+    return compose_choices(overrides)[0]
 
 
 def compose_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """`compose_values`, and the option chosen in each group (`tuned: ppo/CartPole-v1`)."""
-    config = _compose(parse(overrides), with_hydra=True)
+    """`compose_values`, and the option chosen in each group; of `tuned` the file that the pair took (`ppo/mujoco`), or
+    `none`."""
+    config = _compose(parsed := parse(overrides), with_hydra=True)
     choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items() if option is not None}
+    choices["tuned"] = _tuned_choice(choices, parsed)
     with _editable(config):
         del config["hydra"]
     values = plain(config)
@@ -195,9 +198,35 @@ def _editable(config: DictConfig) -> Iterator[None]:
 
 
 def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
-    with hydra_at_our_folder(), warnings.catch_warnings():
+    with hydra_at_our_folder() as loader, warnings.catch_warnings():
+        _search_before_ids(loader, overrides)
         warnings.simplefilter("error", UserWarning)  # a folder of hydra.searchpath that isn't there
         return compose(ROOT, overrides, return_hydra_config=with_hydra)
+
+
+def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
+    """Folders of `hydra.searchpath` come before what is made for every id: a file in them wins."""
+    path = loader.get_search_path().get_path()
+    place = next(index for index, element in enumerate(path) if element.path == gym_ids.SOURCE)
+    for folder in _searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):
+        path.insert(place, SearchPathElement("deeprl", folder))
+        place += 1
+
+
+def _searched(overrides: Sequence[Override]) -> list[str]:
+    """The folders of `hydra.searchpath`, as typed: `file:///home/me/configs`."""
+    given = [override.value() for override in overrides if override.key_or_group == "hydra.searchpath"]
+    return [str(folder) for folders in given if isinstance(folders, list) for folder in folders]
+
+
+def _tuned_choice(choices: Mapping[str, Any], overrides: Sequence[Override]) -> str:
+    """The file of tuned values that was read; `none` for none. Hydra names what it was asked for."""
+    asked = str(choices.get("tuned") or "none")
+    folders = [Path(folder.removeprefix("file://")) for folder in _searched(overrides)]
+    if asked == "none" or any((folder / "tuned" / f"{asked}.yaml").is_file() for folder in folders):
+        return asked
+    algo, _, name = asked.partition("/")
+    return asked if tuned_path(asked).is_file() else find_tuned(algo, name) or "none"
 
 
 def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> DictConfig:
@@ -206,7 +235,7 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
         if _adds_outside_open(override):
             raise _diagnose(overrides) or ConfigError(f"'{override.input_line}': leave out the '+'")
     try:
-        config = _ask_hydra([_for_hydra(override) for override in overrides], with_hydra)
+        config = _ask_hydra([_for_hydra(override) for override in overrides], with_hydra=True)
     except MissingConfigException as error:
         raise _missing(error) from None
     except yaml.YAMLError as error:
@@ -214,7 +243,20 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
         raise _diagnose(overrides) or ConfigError(one_line(str(error) or str(error.__cause__))) from None
     _check_tuned(overrides)
+    with _editable(config):
+        _leave_out_other_networks(config, _tuned_choice(config.hydra.runtime.choices, overrides))
+        if not with_hydra:
+            del config["hydra"]
     return config
+
+
+def _leave_out_other_networks(config: DictConfig, tuned: str) -> None:
+    """Tuned values of `network.…` are for the network that an id has by itself: another, chosen, takes what it has."""
+    if tuned == "none" or not tuned_path(tuned).is_file() or config.network.name not in NETWORKS:
+        return
+    known = {field.name for field in fields(NETWORKS[config.network.name])}
+    for key in set(plain(OmegaConf.load(tuned_path(tuned))).get("network", {})) - known:
+        del config.network[key]
 
 
 def _check_tuned(overrides: Sequence[Override]) -> None:

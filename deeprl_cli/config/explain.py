@@ -1,14 +1,15 @@
 """`deeprl train --explain …`: every value of a configuration, the file or override it came from, and that file's word.
 
 Hydra merges files in the order of the defaults list; the last that names a key decides. Reading the files again, in
-that order, tells which it was.
+that order, tells which it was, and what it would have been. A value that this run's network never reads is shown as
+that.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,23 @@ from omegaconf import OmegaConf
 
 from deeprl_cli.config.compose import ROOT, compose_choices
 from deeprl_cli.config.files import GROUPS, config_dir
-from deeprl_cli.config.gym_ids import ATARI_ID
 from deeprl_cli.config.messages import dotted_keys
 from deeprl_cli.config.overrides import parse
+from deeprl_cli.config.tuned import ATARI_ID, FAMILIES
+from deeprl_cli.errors import ConfigError
 
 WHOLE_TREE = ("tuned", "experiment")  # groups whose files set keys anywhere
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One key: its value, where that came from, and the comment that stands beside it there."""
+    """One key: its value, where that came from, and the comment that stands beside it there. `read`: it counts."""
 
     key: str
     value: Any
     source: str
     comment: str
+    read: bool = True
 
 
 def explain(overrides: Sequence[str]) -> list[Origin]:
@@ -54,11 +57,49 @@ def explain(overrides: Sequence[str]) -> list[Origin]:
         if line is not None:
             origins.append(Origin(key, value, "command line", line))
         elif named is not None:
-            origins.append(Origin(key, value, named.source, named.comments.get(key, "")))
+            before = next((layer for layer in reversed(layers[: layers.index(named)]) if layer.names(key)), None)
+            comment = named.comments.get(key, "")
+            if named.replaces and before is not None and (old := _at(before.content, key)) != value:
+                comment = f"instead of {_shown(old)}" + (f"; {comment}" if comment else "")
+            origins.append(Origin(key, value, named.source, comment))
         else:
             group = key.split(".")[0]  # made from the name alone: env=<any gymnasium id>
             origins.append(Origin(key, value, f"{group}={choices.get(group)}", ""))
-    return origins
+    silent = _unread(values)
+    return [replace(o, comment=silent[o.key], read=False) if o.key in silent else o for o in origins]
+
+
+def _unread(values: dict[str, Any]) -> dict[str, str]:
+    """Keys that this run's network doesn't read, and why. Of `network=auto`, whose choice the observations make, an
+    environment of gymnasium's or minigrid's is built to be asked."""
+    network = values["network"]
+    name = "cnn" if network["name"] == "auto" and _sees_images(values["env"]) else network["name"]
+    found = {}
+    for key in ("hidden", "activation"):
+        if f"{key}" in network and network[key] is not None:
+            found[f"algo.{key}"] = f"not read: network.{key} is"
+        elif name not in ("auto", "mlp"):
+            here = f"network=auto is a {name} here" if name != network["name"] else f"network={name}"
+            has = f"; {'one layer of 512' if key == 'hidden' else 'relu'}, or network.{key}" if name == "cnn" else ""
+            found[f"algo.{key}"] = f"not read: {here}{has}"
+    return found
+
+
+def _sees_images(env: dict[str, Any]) -> bool:
+    from deeprl_cli.envs.ids import family, resolve
+    from deeprl_cli.envs.make import env_spec
+    from deeprl_cli.schema.run import EnvConfig
+    from deeprl_cli.schema.typed import build
+
+    if env["atari"]["enabled"]:
+        return True
+    try:
+        if family(resolve(env["id"])) not in FAMILIES:
+            return False
+        space = env_spec(build(EnvConfig, env, "env")).observation_space
+    except ConfigError:
+        return False  # said by whoever trains
+    return len(space.shape or ()) == 3
 
 
 class _Layer:
@@ -70,11 +111,19 @@ class _Layer:
         assert isinstance(content, dict)
         content.pop("defaults", None)
         content.pop("hydra", None)
+        self.replaces = not prefix and self.source != ROOT  # tuned values, experiments: what another file says already
+        self.content = {prefix.rstrip("."): content} if prefix else content
         self.keys = {f"{prefix}{key}" for key in dotted_keys(content)}
         self.comments = {f"{prefix}{key}": text for key, text in _comments(path.read_text(encoding="utf-8")).items()}
 
     def names(self, key: str) -> bool:
         return key in self.keys
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
 
 
 def _files(choices: dict[str, str]) -> list[tuple[Path, str]]:
@@ -86,7 +135,7 @@ def _files(choices: dict[str, str]) -> list[tuple[Path, str]]:
             found.append((config_dir() / "env.yaml", prefix))
             if ATARI_ID.fullmatch(choices.get(group, "")):
                 found.append((config_dir() / "atari.yaml", prefix))
-        path = config_dir() / group / f"{choices.get(group)}.yaml"
+        path = config_dir() / group / f"{choices.get(group)}.yaml"  # of tuned, the file that was found
         if path.is_file():
             found.append((path, prefix))
     return found
@@ -113,7 +162,7 @@ def _comments(text: str) -> dict[str, str]:
 
 def table(origins: Sequence[Origin]) -> str:
     """Aligned text, one line for each key."""
-    rows = [(o.key, _shown(o.value), o.source, o.comment) for o in origins]
+    rows = [(o.key, _shown(o.value) if o.read else "-", o.source if o.read else "-", o.comment) for o in origins]
     widths = [min(max(len(row[i]) for row in rows), limit) for i, limit in enumerate((34, 28, 30))]
     lines = []
     for row in [("key", "value", "from", ""), *rows]:

@@ -1,7 +1,8 @@
-"""What Hydra is taught here: every gymnasium id is an option of the group `env`, YAML or not.
+"""What Hydra is taught here: every gymnasium id is an option of the group `env`, YAML or not, and has tuned values.
 
 A ConfigSource of scheme `gym` stands after the configuration folders, so a file `env/<Id>.yaml` wins. For an id without
-one it answers with the base every environment shares (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id).
+one it answers with the base every environment shares (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id); for
+a pair without tuned values of its own, with those of another version or of the id's family (`config/tuned.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from deeprl_cli.config.tuned import ATARI_ID, find_tuned, tuned_path
+
 # (module:)(Namespace/)Name-vN; with a module any name goes, for the module registers it on import
 ENV_ID = re.compile(r"(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+-v\d+|[\w.]+:[\w:./-]+")
-ATARI_ID = re.compile(r"(?:[\w.]+:)?(?:(?P<ale>ALE/)\w+-v5|\w+NoFrameskip-v[04])")
 
+SOURCE = "gym://"
 _EXTENSION = ".yaml"
 _GROUP = "env"
 
@@ -56,6 +59,9 @@ class GymConfigSource(ConfigSource):
         return "gym"
 
     def load_config(self, config_path: str) -> ConfigResult:
+        tuned = _tuned_name(config_path)
+        if tuned is not None:
+            return self._result(OmegaConf.load(tuned_path(tuned)), "_global_")
         name = _env_name(config_path)
         if name is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
@@ -65,12 +71,10 @@ class GymConfigSource(ConfigSource):
             # the ids under ALE/ skip frames themselves: the preprocessing does it instead, taking a maximum over two
             values["kwargs"] = {"frameskip": 1}
         base = "/atari@_here_" if atari else "/env@_here_"
-        return ConfigResult(
-            config=OmegaConf.create({"defaults": [base, "_self_"], **values}),
-            path=self.full_path(),
-            provider=self.provider,
-            header={"package": None},
-        )
+        return self._result(OmegaConf.create({"defaults": [base, "_self_"], **values}), None)
+
+    def _result(self, config: Any, package: str | None) -> ConfigResult:
+        return ConfigResult(config=config, path=self.full_path(), provider=self.provider, header={"package": package})
 
     def available(self) -> bool:
         return True
@@ -79,7 +83,7 @@ class GymConfigSource(ConfigSource):
         return config_path.strip("/") == _GROUP
 
     def is_config(self, config_path: str) -> bool:
-        return _env_name(config_path) is not None
+        return _env_name(config_path) is not None or _tuned_name(config_path) is not None
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         wanted = self.offer_ids and self.is_group(config_path) and results_filter != ObjectType.GROUP
@@ -90,7 +94,7 @@ class GymSearchPath(SearchPathPlugin):
     """Appends `gym://` to every search path, after the folders."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="deeprl", path="gym://")
+        search_path.append(provider="deeprl", path=SOURCE)
 
 
 def register() -> None:
@@ -102,3 +106,9 @@ def register() -> None:
 def _env_name(config_path: str) -> str | None:
     group, _, name = config_path.strip("/").removesuffix(_EXTENSION).partition("/")
     return name if group == _GROUP and looks_like_env_id(name) else None
+
+
+def _tuned_name(config_path: str) -> str | None:
+    group, _, pair = config_path.strip("/").removesuffix(_EXTENSION).partition("/")
+    algo, _, env_id = pair.partition("/")
+    return find_tuned(algo, env_id) if group == "tuned" and looks_like_env_id(env_id) else None

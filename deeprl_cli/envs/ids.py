@@ -79,6 +79,17 @@ def registered_ids() -> list[str]:
     return sorted(registry)
 
 
+def family(registered: Registered) -> str | None:
+    """The package that an environment comes from, by its entry point: classic_control, box2d, mujoco, toy_text, …,
+    atari, minigrid, or the first part of another's module; None where nothing says."""
+    entry = registered.entry_point
+    module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
+    if module.startswith("gymnasium.envs."):
+        name = module.split(".")[2]
+        return None if name == "registration" else name
+    return {"ale_py": "atari"}.get(first := module.partition(".")[0], first) or None
+
+
 def metadata(env_id: str) -> dict[str, Any]:
     """What the environment's class says of itself (`metadata`), without building one. Raises ConfigError."""
     entry_point = resolve(env_id).entry_point

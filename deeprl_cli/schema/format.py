@@ -14,7 +14,7 @@ from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
 
 KEY = "format"
-FORMAT = 3  # files of format 1 don't say so
+FORMAT = 4  # files of format 1 don't say so
 
 _NO_EXPLORATION = {
     "kind": "none",
@@ -66,6 +66,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         "network=linear": _IDENTITY,
     },
     3: {"env": {"generators": "shared", "origin": None}, "eval": {"max_steps": 10_000}},
+    4: {"": {"tuned": None}},
 }
 
 

@@ -270,7 +270,8 @@ class ReplayConfig(AlgoConfig):
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
-    """A whole run, checked. `seed` is the first of `seeds` consecutive seeds trained together."""
+    """A whole run, checked. `seed` is the first of `seeds` consecutive seeds trained together; `tuned` names the file
+    of tuned values that it took (`ppo/mujoco`), for the record."""
 
     algo: AlgoConfig
     env: EnvConfig
@@ -285,6 +286,7 @@ class RunConfig:
     log: LogConfig
     init_from: str | None
     run_dir: str | None
+    tuned: str | None
 
     @property
     def seed_list(self) -> list[int]:

@@ -11,6 +11,7 @@ from shlex import quote
 from typing import Any
 
 from deeprl_cli.algos.registry import get_algorithm
+from deeprl_cli.config.tuned import tuned_note
 from deeprl_cli.data.memory import memory_bytes
 from deeprl_cli.envs.look import Look
 from deeprl_cli.envs.place import staying
@@ -103,6 +104,7 @@ def carry_out(
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, screen))
         progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {run_dir}")
         for note in (
+            tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps),
             *seen.notes,
             *parts.notes,
             *hardware.notes,

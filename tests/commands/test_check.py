@@ -83,7 +83,9 @@ def test_atari_experiments_and_whole_groups():
 def test_explained_on_the_command_line(capsys):
     main(["train", "--explain", "algo=sac", "env=Pendulum-v1"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["key", "value", "from"]
+    assert lines[0].startswith("values tuned for Pendulum-v1 (tuned=sac/Pendulum-v1), 20,000 steps")
+    assert "RL Zoo's values" in lines[1]
+    assert lines[3].split() == ["key", "value", "from"]
     assert any(line.startswith("algo.rho ") and "algo/sac" in line and "Polyak" in line for line in lines)
     with pytest.raises(SystemExit):
         main(["train", "--explain", "algo=sac", "algo.rh=1"])

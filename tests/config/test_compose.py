@@ -64,12 +64,6 @@ def test_files_of_environments_hold_their_id(name):
     assert compose_values([f"env={name}"])["env"]["id"] == name
 
 
-@pytest.mark.parametrize("name", [n for n in config.group_options("tuned") if n != "none"])
-def test_tuned_values_compose_for_their_pair(name):
-    algo, _, env = name.partition("/")
-    load_config([f"algo={algo}", f"env={env}"])
-
-
 def test_load_config_takes_a_name_a_line_or_a_list():
     assert load_config("sac").algo.name == "sac"
     assert load_config("algo=sac seed=3").seed == 3
