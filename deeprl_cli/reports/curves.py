@@ -49,7 +49,13 @@ class Run:
 
     @property
     def env(self) -> str:
-        return str(_at(self.config, "env.id"))
+        return str(value_at(self.config, "env.id"))
+
+    def told(self, key: str) -> str:
+        """`ppo`, `lr=0.001`: names stand alone, other values behind the last part of their key."""
+        value = value_at(self.config, key)
+        text = value if isinstance(value, str) else json.dumps(value)
+        return text if key in SHORT.values() else f"{key.rpartition('.')[2]}={text}"
 
 
 @dataclass
@@ -207,7 +213,7 @@ def _tell(group: Group, metric: str) -> None:
     seeds = sum(len(run.seeds) for run in group.runs)
     if len(group.curves) < seeds:
         warn(f"{group.name}: {seeds - len(group.curves)} of {seeds} seeds have no points of {metric}, and are left out")
-    differing = _differences(group.runs)
+    differing = differences(group.runs)
     if differing:
         what, mend = some(differing[:5]), f"--group …,{differing[0]}"
         warn(f"{group.name}: {len(group.runs)} runs that differ in {what} make one line; {mend} parts them")
@@ -217,7 +223,7 @@ def _tell(group: Group, metric: str) -> None:
         warn(f"{group.name}: drawn {cut}")
 
 
-def _differences(runs: Sequence[Run]) -> list[str]:
+def differences(runs: Sequence[Run]) -> list[str]:
     """The keys in which the runs' configurations differ, incidental ones aside."""
     leaves = [_leaves(run.config) for run in runs]
     keys = {key: None for one in leaves for key in one if key.split(".")[0] not in INCIDENTAL}
@@ -225,7 +231,7 @@ def _differences(runs: Sequence[Run]) -> list[str]:
 
 
 def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key in dotted_keys(config) if not isinstance(value := _at(config, key), Mapping)}
+    return {key: value for key in dotted_keys(config) if not isinstance(value := value_at(config, key), Mapping)}
 
 
 def _check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
@@ -243,15 +249,13 @@ def _check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
 
 
 def _label(run: Run, keys: Sequence[str]) -> str:
-    """`ppo`, `ppo lr=0.001`: names stand alone, other values behind the last part of their key."""
+    """`ppo`, `ppo lr=0.001`."""
     parts = []
     for key in keys:
         if key == RUN:
             parts.append(run.name)
             continue
-        value = _at(run.config, key)
-        text = value if isinstance(value, str) else json.dumps(value)
-        parts.append(text if key in SHORT.values() else f"{key.rpartition('.')[2]}={text}")
+        parts.append(run.told(key))
     return " ".join(parts)
 
 
@@ -261,7 +265,7 @@ def _natural(text: str) -> list[tuple[int, float, str]]:
     return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]
 
 
-def _at(config: Mapping[str, Any], key: str) -> Any:
+def value_at(config: Mapping[str, Any], key: str) -> Any:
     found: Any = config
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
