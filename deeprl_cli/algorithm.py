@@ -21,10 +21,13 @@ from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import Exploration
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
+from deeprl_cli.rl.values import Values
+from deeprl_cli.schema.members import Member, as_member
 from deeprl_cli.schema.run import AlgoConfig, NetworkConfig
 
 Fields = TypeVar("Fields", bound=tuple[Tensor, ...])
 Metrics = dict[str, Tensor]  # name -> (S,), detached
+Members = Sequence[Member | int]  # a plain seed: a member without values of its own
 Loop = Literal["rollout", "episodes", "replay", "demonstrations"]
 
 
@@ -60,7 +63,10 @@ class NoiseSpec(NamedTuple):
 
 
 class Algorithm(nn.Module):
-    """S independent learners of one algorithm.
+    """S independent learners of one algorithm, the `members` of the seed axis.
+
+    `hp` holds the numbers of the configuration that members may have of their own, each one number or `(S,)`; what a
+    field without that mark says is `config`'s, and the same for all.
 
     Subclasses name the loop they live in, what they take, and write `act`, `step` and `update`. `step` is the whole
     update as one graph: losses, gradients, clipping, the optimiser, target networks. Nothing in it draws random
@@ -80,10 +86,15 @@ class Algorithm(nn.Module):
     Config: ClassVar[type[AlgoConfig]]
     config: AlgoConfig
 
-    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
+    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
         super().__init__()
         self.check(config, network, spec)
-        self.config, self.spec, self.seeds = config, spec, list(seeds)
+        self.config, self.spec = config, spec
+        self.members = [as_member(member) for member in members]
+        self.seeds = [member.seed for member in self.members]
+        # of each member, and `config` is their structure
+        self.configs: list[Any] = [member.config(config) for member in self.members]
+        self.hp = Values(self.configs)
         self.make_network = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
         self.eager: dict[str, Callable[..., Any]] = {}
         self.worker = 0  # which of the workers it is the algorithm of, where there are several

@@ -8,7 +8,7 @@ Shapes: S seeds, T steps, B environments or minibatch, N = T·B samples; scalars
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Algorithm, Members, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
@@ -26,7 +26,7 @@ from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, AdvantageEstimator, mean
 from deeprl_cli.rl.targets import PolyakConfig, critic_losses, q_values
 from deeprl_cli.schema.run import AlgoConfig, NetworkConfig, SubepisodeConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat
 
 # --- policies with a value function ---------------------------------------------------------------------------------
 
@@ -43,8 +43,8 @@ class PolicyGradient(Algorithm):
     model: Stacked
     advantage: AdvantageEstimator  # of those that learn from rollouts or sub-episodes with V̂
 
-    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.head = PolicyHead(spec.action_space)
 
     def make_actor(self) -> Stacked:
@@ -76,7 +76,9 @@ class PolicyGradient(Algorithm):
     def advantages(self, rollout: Transition, value: Tensor, next_value: Tensor) -> Tensor:
         """Â of the steps of a rollout `(S, T, B)`, from V̂(s_t) and V̂(s_{t+1}), all three `(S, N)` with N = T·B."""
         value, next_value = (v.unflatten(1, rollout.reward.shape[1:]) for v in (value, next_value))
-        return self.advantage(rollout.reward, value, next_value, rollout.terminated, rollout.ended).flatten(1)
+        gamma, lam = self.hp.gamma, getattr(self.hp, "gae_lambda", 1.0)
+        ends = rollout.terminated, rollout.ended
+        return self.advantage(rollout.reward, value, next_value, *ends, gamma, lam).flatten(1)
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         with torch.no_grad():
@@ -86,10 +88,10 @@ class PolicyGradient(Algorithm):
 
 @dataclass(kw_only=True, slots=True)
 class SubepisodeActorCriticConfig(SubepisodeConfig):
-    lr: PositiveFloat
+    lr: PerMember[PositiveFloat]
     reduction: Literal["mean", "sum"]
-    vf_coef: NonNegativeFloat
-    ent_coef: NonNegativeFloat
+    vf_coef: PerMember[NonNegativeFloat]
+    ent_coef: PerMember[NonNegativeFloat]
 
 
 class SubepisodeActorCritic(PolicyGradient):
@@ -100,11 +102,11 @@ class SubepisodeActorCritic(PolicyGradient):
     config: SubepisodeActorCriticConfig
 
     def __init__(
-        self, config: SubepisodeActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]
+        self, config: SubepisodeActorCriticConfig, network: NetworkConfig, spec: EnvSpec, members: Members
     ) -> None:
-        super().__init__(config, network, spec, seeds)
+        super().__init__(config, network, spec, members)
         self.model = self.make_actor_critic()  # θ and w
-        self.optimiser = Optimiser(config, config.lr, [self.model.flat])
+        self.optimiser = Optimiser(config, self.hp, "lr", [self.model.flat])
         self.reduce = REDUCTIONS[config.reduction]
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
@@ -119,7 +121,7 @@ class SubepisodeActorCritic(PolicyGradient):
     ) -> dict[str, Tensor]:
         """Line 14, update w and θ using δ_w and δ_θ: up the `gain` and the `entropy` `(S, N)`, down the `fit`. A seed
         that has done its share of the run (all weights 0) stands still."""
-        loss = -gain + self.config.vf_coef * fit - self.config.ent_coef * self.reduce(entropy, weight)
+        loss = -gain + self.hp.vf_coef * fit - self.hp.ent_coef * self.reduce(entropy, weight)
         norm = self.optimiser.step([self.model.gradients(loss, theta)], weight.sum(1) > 0)
         return {
             "loss/policy": -gain.detach(),
@@ -136,6 +138,11 @@ class OffPolicy(Algorithm):
     """An algorithm that learns from minibatches of a replay memory."""
 
     loop = "replay"
+    config: PolyakConfig
+
+    def __init__(self, config: PolyakConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
+        self.hp.put("keep", [own.keep for own in self.configs])  # ρ, by whichever name it was given
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
         """For a number of gradient steps: sample a minibatch {⟨s_i, a_i, r_i, s_i'⟩ | i = 1, …}, and learn from it."""
@@ -148,8 +155,8 @@ class OffPolicy(Algorithm):
 
 @dataclass(kw_only=True, slots=True)
 class OffPolicyActorCriticConfig(PolyakConfig):
-    lr_actor: PositiveFloat
-    lr_critic: PositiveFloat
+    lr_actor: PerMember[PositiveFloat]
+    lr_critic: PerMember[PositiveFloat]
     exploration: ExplorationConfig
 
     def validate(self) -> None:
@@ -169,9 +176,9 @@ class OffPolicyActorCritic(OffPolicy):
     exploration: Exploration
 
     def __init__(
-        self, config: OffPolicyActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]
+        self, config: OffPolicyActorCriticConfig, network: NetworkConfig, spec: EnvSpec, members: Members
     ) -> None:
-        super().__init__(config, network, spec, seeds)
+        super().__init__(config, network, spec, members)
         (self.size,) = spec.action_space.shape or ()  # A, the action's dimensions
 
     def fit_critics(self, batch: Transition, y: Tensor) -> Metrics:

@@ -35,7 +35,7 @@ class Policy(nn.Module):
         vector = isinstance(space, Box) and space.dtype != np.uint8  # bytes are scaled by the network, choices aren't
         shape = tuple(space.shape or ())
         self.obs_statistics = RunningStatistics(self.num_seeds, shape) if config.normalize_obs and vector else None
-        self.reward_scaler = RewardScaler(self.num_seeds, num_envs, config.gamma) if config.normalize_reward else None
+        self.reward_scaler = RewardScaler(self.num_seeds, num_envs) if config.normalize_reward else None
         self.obs_shape = shape
         self.device = torch.device("cpu")
 
@@ -85,7 +85,8 @@ class Policy(nn.Module):
     def observe_rewards(self, reward: Tensor, terminated: Tensor, truncated: Tensor, weight: Tensor) -> None:
         """Take rewards of consecutive steps `(S, T, B)` into the scale."""
         if self.reward_scaler is not None:
-            self.reward_scaler.update(reward, torch.maximum(terminated, truncated), weight)
+            gamma = self.algorithm.hp.gamma
+            self.reward_scaler.update(reward, torch.maximum(terminated, truncated), weight, gamma)
 
     def observe_step(self, obs: np.ndarray, step: Step) -> None:
         """Both, for one step of N environments."""
@@ -145,5 +146,5 @@ def make_policy(cfg: RunConfig, spec: EnvSpec) -> Policy:
     rounds otherwise on two.
     """
     with threads(1):
-        algorithm = get_algorithm(cfg.algo.name)(cfg.algo, cfg.network, spec, cfg.seed_list)
+        algorithm = get_algorithm(cfg.algo.name)(cfg.algo, cfg.network, spec, cfg.members)
         return Policy(algorithm, cfg.algo.num_envs)

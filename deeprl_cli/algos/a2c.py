@@ -5,14 +5,13 @@ Shapes: S seeds, T steps of a sub-episode, B sub-episodes side by side, N = T·B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Loop, Metrics, Transition
+from deeprl_cli.algorithm import Loop, Members, Metrics, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.families import SubepisodeActorCritic, SubepisodeActorCriticConfig
 from deeprl_cli.rl.objectives import squared_error
@@ -40,11 +39,11 @@ class A2C(SubepisodeActorCritic):
     config: A2CConfig
     copies: Tensor
 
-    def __init__(self, config: A2CConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: A2CConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.model_target = self.model.target() if config.bootstrap == "target" else self.model  # V̂_target
-        self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
-        self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
+        self.register_buffer("copies", torch.zeros(len(members), dtype=torch.int64))  # how often target_every passed
+        self.advantage = advantage_estimator(config.advantage, config.nstep)
 
     @classmethod
     def loop_for(cls, config: AlgoConfig) -> Loop:

@@ -9,12 +9,11 @@ Shapes: S seeds, T steps of a sub-episode, B sub-episodes side by side, N = T·B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from deeprl_cli.algorithm import Metrics, Transition
+from deeprl_cli.algorithm import Members, Metrics, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.families import SubepisodeActorCritic, SubepisodeActorCriticConfig
 from deeprl_cli.rl.objectives import squared_error
@@ -36,9 +35,9 @@ class A3C(SubepisodeActorCritic):
     Config = A3CConfig
     config: A3CConfig
 
-    def __init__(self, config: A3CConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
-        self.advantage = advantage_estimator("nstep", config.gamma, 1.0, None)  # Â_{T−t}: the rest of the sub-episode
+    def __init__(self, config: A3CConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
+        self.advantage = advantage_estimator("nstep", None)  # Â_{T−t}: the rest of the sub-episode
 
     def step(self, rollout: Transition) -> Metrics:
         """Lines 9–14 of Algorithm 6: what its backward loop accumulates is the gradient of one loss."""

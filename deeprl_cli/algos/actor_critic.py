@@ -5,13 +5,13 @@ Shapes: S seeds, B environments; obs `(S, B, *obs)`, scalars `(S, B)`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, Transition, at_time, average
+from deeprl_cli.algorithm import Members, Metrics, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.families import PolicyGradient
@@ -20,16 +20,17 @@ from deeprl_cli.rl.objectives import half_squared_error
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import td_target
+from deeprl_cli.rl.values import spread
 from deeprl_cli.schema.run import NetworkConfig, RolloutConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
 class ActorCriticConfig(RolloutConfig):
-    lr_actor: PositiveFloat
-    lr_critic: PositiveFloat
+    lr_actor: PerMember[PositiveFloat]
+    lr_critic: PerMember[PositiveFloat]
     gamma_t: bool
-    ent_coef: NonNegativeFloat
+    ent_coef: PerMember[NonNegativeFloat]
 
     def validate(self) -> None:
         if self.subepisodes_per_update > 1:
@@ -52,14 +53,14 @@ class ActorCritic(PolicyGradient):
     per_env = ("discount",)
     discount: Tensor
 
-    def __init__(self, config: ActorCriticConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: ActorCriticConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.actor = self.make_actor()  # θ
         self.critic = self.make_critic()  # w
-        self.actor_optimiser = Optimiser(config, config.lr_actor, [self.actor.flat])
-        self.critic_optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
+        self.actor_optimiser = Optimiser(config, self.hp, "lr_actor", [self.actor.flat])
+        self.critic_optimiser = Optimiser(config, self.hp, "lr_critic", [self.critic.flat])
         # γ^t of each environment's present episode, Sutton & Barto's I; all 1 under gamma_t=false
-        self.register_buffer("discount", torch.ones(len(seeds), share_size(config.num_envs)))
+        self.register_buffer("discount", torch.ones(len(members), share_size(config.num_envs)))
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """One pass through the inner loop for each of the rollout's steps; `rollout_length=1` is Algorithm 2."""
@@ -70,13 +71,13 @@ class ActorCritic(PolicyGradient):
         theta, w = self.actor.views(), self.critic.views()
         pi, value = self.policy(b.obs, theta), self.value(b.obs, w)
         with torch.no_grad():
-            y = td_target(b.reward, b.terminated, self.value(b.next_obs), self.config.gamma)
+            y = td_target(b.reward, b.terminated, self.value(b.next_obs), self.hp.gamma)
         delta = y - value.detach()  # δ ← r + (1 − d)γV̂(s') − V̂(s)                                  (line 7)
 
         fit = mean(half_squared_error(value, y), b.weight)  # descends: w + α_w δ∇V̂(s)               (line 8)
         gain = mean(self.discount * delta * pi.log_prob(b.action), b.weight)  # θ + α_θ γ^t δ∇ln π     (line 9)
         entropy = mean(pi.entropy(), b.weight)
-        loss = -gain - self.config.ent_coef * entropy
+        loss = -gain - self.hp.ent_coef * entropy
 
         active = b.weight.sum(1) > 0  # of dummies alone there is nothing to learn
         critic_norm = self.critic_optimiser.step([self.critic.gradients(fit, w)], active)
@@ -94,5 +95,5 @@ class ActorCritic(PolicyGradient):
 
     def count_on(self, ended: Tensor, weight: Tensor) -> None:
         """I ← γI, and back to 1 where an episode ended in either way; a dummy step counts for nothing."""
-        following = torch.where(ended > 0, 1.0, self.config.gamma * self.discount)
+        following = torch.where(ended > 0, 1.0, spread(self.hp.gamma, ended) * self.discount)
         self.discount.copy_(torch.where(weight > 0, following, self.discount))

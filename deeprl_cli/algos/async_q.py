@@ -8,7 +8,7 @@ Shapes: S seeds, T steps of a sub-episode, B environments side by side, N = T·B
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Algorithm, Loop, Metrics, NoiseSpec, Transition
+from deeprl_cli.algorithm import Algorithm, Loop, Members, Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.exploration import SeveralEpsilonsConfig, epsilon_greedy, epsilons
@@ -26,14 +26,14 @@ from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, mean
 from deeprl_cli.rl.targets import td_target
 from deeprl_cli.schema.run import AlgoConfig, NetworkConfig, SubepisodeConfig
-from deeprl_cli.schema.typed import PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import PerMember, PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
 class AsyncQConfig(SubepisodeConfig):
     lock: bool  # workers update one at a time
     subepisodes: Literal["fixed", "terminal"]
-    lr: PositiveFloat
+    lr: PerMember[PositiveFloat]
     target_every: PositiveInt
     loss: Literal["huber", "mse", "half_mse"]
     reduction: Literal["mean", "sum"]
@@ -56,19 +56,19 @@ class AsyncQ(Algorithm):
     copies: Tensor
     t: Tensor
 
-    def __init__(self, config: AsyncQConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: AsyncQConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         assert isinstance(spec.action_space, Discrete)
         num_actions = int(spec.action_space.n)
-        self.q = Stacked(lambda: self.make_network(num_actions), seeds, name="q")  # Q̂: S → ℝ^|A|, weights w
+        self.q = Stacked(lambda: self.make_network(num_actions), self.seeds, name="q")  # Q̂: S → ℝ^|A|, weights w
         self.q_target = self.q.target()
-        self.optimiser = Optimiser(config, config.lr, [self.q.flat])
+        self.optimiser = Optimiser(config, self.hp, "lr", [self.q.flat])
         self.td_loss = VALUE_ERRORS[config.loss]
         self.reduce = REDUCTIONS[config.reduction]
-        self.register_buffer("epsilon", torch.zeros(len(seeds), config.num_envs))
+        self.register_buffer("epsilon", torch.zeros(len(members), config.num_envs))
         self.explore_at(0.0)
-        self.register_buffer("t", torch.zeros(len(seeds), dtype=torch.int64))  # where the sub-episode at hand began
-        self.register_buffer("copies", torch.zeros(len(seeds), dtype=torch.int64))  # how often target_every passed
+        self.register_buffer("t", torch.zeros(len(members), dtype=torch.int64))  # where the sub-episode at hand began
+        self.register_buffer("copies", torch.zeros(len(members), dtype=torch.int64))  # how often target_every passed
 
     @classmethod
     def loop_for(cls, config: AlgoConfig) -> Loop:
@@ -84,7 +84,7 @@ class AsyncQ(Algorithm):
 
     def explore_at(self, progress: float | Tensor) -> None:
         B = self.config.num_envs  # noqa: N806
-        self.epsilon.copy_(epsilons(self.config.epsilon, progress, self.worker * B, B))
+        self.epsilon.copy_(epsilons([c.epsilon for c in self.configs], progress, self.worker * B, B))
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """ε-greedy by Q̂(s), each environment with its own ε (line 3)."""
@@ -109,7 +109,7 @@ class AsyncQ(Algorithm):
         w = self.q.views()
         with torch.no_grad():
             # y = r + (1 − d')γ max_a Q̂_target(s', a)                                                 (line 4)
-            y = td_target(r, d, self.q_target(s_next).amax(-1), self.config.gamma)
+            y = td_target(r, d, self.q_target(s_next).amax(-1), self.hp.gamma)
         q = self.q(s, params=w).gather(-1, a.long().unsqueeze(-1)).squeeze(-1)  # Q̂(s, a)
         loss = self.reduce(self.td_loss(q, y), weight)
         delta = self.q.gradients(loss, w)  # δ_w ← δ_w + ∇(y − Q̂(s, a))²                              (line 5)

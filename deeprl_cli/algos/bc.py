@@ -7,23 +7,23 @@ Shapes: S seeds, B minibatch of demonstrated steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, Transition, average
+from deeprl_cli.algorithm import Members, Metrics, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.families import PolicyGradient
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.schema.run import DemonstrationConfig, NetworkConfig
-from deeprl_cli.schema.typed import PositiveFloat
+from deeprl_cli.schema.typed import PerMember, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
 class BCConfig(DemonstrationConfig):
-    lr: PositiveFloat
+    lr: PerMember[PositiveFloat]
 
 
 class BC(PolicyGradient):
@@ -34,10 +34,10 @@ class BC(PolicyGradient):
     Config = BCConfig
     config: BCConfig
 
-    def __init__(self, config: BCConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: BCConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.actor = self.make_actor()
-        self.optimiser = Optimiser(config, config.lr, [self.actor.flat])
+        self.optimiser = Optimiser(config, self.hp, "lr", [self.actor.flat])
 
     def update(self, minibatches: Iterable[Transition], noise: Iterable[Mapping[str, Tensor]]) -> Metrics:
         return average([self.step(batch) for batch in minibatches])

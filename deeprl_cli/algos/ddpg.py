@@ -6,14 +6,14 @@ dimensions, C critics; obs `(S, B, *obs)`, action `(S, B, A)` in [−1, 1], Q `(
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, Transition
+from deeprl_cli.algorithm import Members, Metrics, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.families import DeterministicActorCritic, OffPolicyActorCriticConfig
 from deeprl_cli.nets.stacked import Stacked
@@ -37,17 +37,17 @@ class DDPG(DeterministicActorCritic):
     Config = DDPGConfig
     config: DDPGConfig
 
-    def __init__(self, config: DDPGConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: DDPGConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         c = config
-        self.actor = Stacked(lambda: self.make_network(self.size), seeds, name="actor")  # θ
-        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, c.critics, name="critic")  # w
+        self.actor = Stacked(lambda: self.make_network(self.size), self.seeds, name="actor")  # θ
+        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), self.seeds, c.critics, name="critic")  # w
         self.critic_target = self.critic.target()  # w_target ← w, θ_target ← θ                       (line 2)
         self.actor_target = self.actor.target() if c.target_policy else self.actor
 
-        self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
-        self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
-        self.exploration = Exploration(c.exploration, len(seeds), c.num_envs, self.size)
+        self.actor_optimiser = Optimiser(c, self.hp, "lr_actor", [self.actor.flat])
+        self.critic_optimiser = Optimiser(c, self.hp, "lr_critic", [self.critic.flat])
+        self.exploration = Exploration(c.exploration, self.hp, len(members), c.num_envs, self.size)
 
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """Lines 8–11 of Algorithm 4, for one of the minibatches that `update` samples from M (line 7)."""
@@ -60,9 +60,9 @@ class DDPG(DeterministicActorCritic):
         actor_loss = -mean(q_pi, batch.weight)
         actor_norm = self.actor_optimiser.step([self.actor.gradients(actor_loss, theta)])
 
-        polyak_update(self.critic_target, self.critic, self.config.keep)  # (line 11)
+        polyak_update(self.critic_target, self.critic, self.hp.keep)  # (line 11)
         if self.config.target_policy:
-            polyak_update(self.actor_target, self.actor, self.config.keep)
+            polyak_update(self.actor_target, self.actor, self.hp.keep)
         metrics |= {"loss/actor": actor_loss.detach(), "optim/actor_grad_norm": actor_norm}
         return {**metrics, "explore/sigma": self.exploration.sigma.clone()}
 
@@ -71,4 +71,4 @@ class DDPG(DeterministicActorCritic):
         """y = r + γ(1 − d)·Q̂_target(s', π_target(s')), of two critics the smaller                      (line 8)"""
         next_action = self.policy(self.actor_target, batch.next_obs)
         next_q = q_values(self.critic_target, batch.next_obs, next_action).amin(1)
-        return td_target(batch.reward, batch.terminated, next_q, self.config.gamma)
+        return td_target(batch.reward, batch.terminated, next_q, self.hp.gamma)

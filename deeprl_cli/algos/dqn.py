@@ -8,7 +8,7 @@ Shapes: S seeds, B minibatch, K actions, C networks (2 where clipped, else 1); Q
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition
+from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.families import OffPolicy
@@ -28,13 +28,14 @@ from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import PolyakConfig, choose, polyak_update, td_target
+from deeprl_cli.rl.values import one_each
 from deeprl_cli.schema.run import NetworkConfig
-from deeprl_cli.schema.typed import PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import PerMember, PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
 class DQNConfig(PolyakConfig):
-    lr: PositiveFloat
+    lr: PerMember[PositiveFloat]
     target_update: Literal["hard", "polyak", "none"]
     target_every: PositiveInt
     td_target: Literal["max", "sarsa"]
@@ -78,16 +79,16 @@ class DQN(OffPolicy):
     config: DQNConfig
     epsilon: Tensor
 
-    def __init__(self, config: DQNConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: DQNConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         assert isinstance(spec.action_space, Discrete)
         self.num_actions = int(spec.action_space.n)
         copies = 2 if config.double == "clipped" else None
-        self.q = Stacked(lambda: self.make_network(self.num_actions), seeds, copies, name="q")  # Q̂: S → ℝ^|A|
+        self.q = Stacked(lambda: self.make_network(self.num_actions), self.seeds, copies, name="q")  # Q̂: S → ℝ^|A|
         self.q_target = self.q if config.target_update == "none" else self.q.target()
-        self.optimiser = Optimiser(config, config.lr, [self.q.flat])
+        self.optimiser = Optimiser(config, self.hp, "lr", [self.q.flat])
         self.td_loss = VALUE_ERRORS[config.loss]
-        self.register_buffer("epsilon", torch.full((len(seeds),), config.epsilon.start))
+        self.register_buffer("epsilon", one_each(self.hp.epsilon_start, len(members)))
         self.copies = 0  # how often `target_every` has passed
 
     @classmethod
@@ -112,10 +113,8 @@ class DQN(OffPolicy):
             self.copies = copies
 
     def explore_at(self, progress: float | Tensor) -> None:
-        if isinstance(progress, Tensor):
-            self.epsilon.copy_(torch.tensor([epsilon(self.config.epsilon, p) for p in progress.tolist()]))
-        else:
-            self.epsilon.fill_(epsilon(self.config.epsilon, progress))
+        each = progress.tolist() if isinstance(progress, Tensor) else [progress] * len(self.configs)
+        self.epsilon.copy_(torch.tensor([epsilon(c.epsilon, p) for c, p in zip(self.configs, each, strict=True)]))
 
     def values(self, stack: Stacked, obs: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Q̂_j(s), `(S, C, B, K)`."""
@@ -140,7 +139,7 @@ class DQN(OffPolicy):
         loss = mean(self.td_loss(q, y.unsqueeze(1).expand_as(q)).sum(1), batch.weight)
         norm = self.optimiser.step([self.q.gradients(loss, w)])  # update Q̂'s weights             (line 10)
         if self.config.target_update == "polyak":
-            polyak_update(self.q_target, self.q, self.config.keep)
+            polyak_update(self.q_target, self.q, self.hp.keep)
         return {
             "loss/critic": loss.detach(),
             "q/mean": mean(q.detach().mean(1), batch.weight),
@@ -161,7 +160,7 @@ class DQN(OffPolicy):
             sarsa = c.td_target == "sarsa"
             next_action = epsilon_greedy(chooser, self.epsilon, noise["xi"]) if sarsa else chooser.argmax(-1)
             next_value = choose(next_q, next_action).amin(1)
-            return td_target(batch.reward, batch.terminated, next_value, c.gamma)
+            return td_target(batch.reward, batch.terminated, next_value, self.hp.gamma)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"copies": self.copies}

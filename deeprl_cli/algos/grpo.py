@@ -9,14 +9,14 @@ Shapes: S seeds, T steps of the longest episode (weight 0 behind each end), B ep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, Transition, average
+from deeprl_cli.algorithm import Members, Metrics, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.families import PolicyGradient
@@ -25,24 +25,25 @@ from deeprl_cli.rl.kl import ESTIMATORS, k3
 from deeprl_cli.rl.objectives import clip_objective
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
+from deeprl_cli.rl.values import spread
 from deeprl_cli.schema.run import EpisodeConfig, NetworkConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, PositiveInt
 
 TYPICAL_LENGTH = 16  # steps of an episode, where only the order of magnitude matters
 
 
 @dataclass(kw_only=True, slots=True)
 class GRPOConfig(EpisodeConfig):
-    lr: PositiveFloat
+    lr: PerMember[PositiveFloat]
     group_size: PositiveInt
     group_noise: Literal["common", "independent"]
     adv_norm: Literal["group_std", "none"]
     updates: PositiveInt
-    clip_eps: PositiveFloat
+    clip_eps: PerMember[PositiveFloat]
     aggregation: Literal["token", "sequence", "constant"]
     kl: ReferenceConfig
     ref_sync_every: PositiveInt | None
-    ent_coef: NonNegativeFloat
+    ent_coef: PerMember[NonNegativeFloat]
 
     @property
     def episodes_per_env(self) -> int:
@@ -90,13 +91,13 @@ class GRPO(PolicyGradient):
     config: GRPOConfig
     batches: Tensor
 
-    def __init__(self, config: GRPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: GRPOConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.actor = self.make_actor()  # π'
         self.actor_ref = self.actor.target()  # π_ref: the policy at the start, or of the last `ref_sync_every`
-        self.optimiser = Optimiser(config, config.lr, [self.actor.flat])
+        self.optimiser = Optimiser(config, self.hp, "lr", [self.actor.flat])
         self.estimate_kl, self.aggregate = ESTIMATORS[config.kl.estimator], AGGREGATIONS[config.aggregation]
-        self.register_buffer("batches", torch.zeros(len(seeds)))  # that each seed has learned from
+        self.register_buffer("batches", torch.zeros(len(members)))  # that each seed has learned from
 
     def update(self, episodes: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """μ steps over one batch of groups; a seed that has none stands still."""
@@ -116,7 +117,7 @@ class GRPO(PolicyGradient):
         with torch.no_grad():
             log_p = self.policy(obs).log_prob(action).unflatten(1, steps)
             ref = self.actor_ref(obs) if self.config.kl.coef else None
-        groups = returns(episodes.reward, episodes.weight, self.config.gamma).unflatten(1, (-1, self.config.group_size))
+        groups = returns(episodes.reward, episodes.weight, self.hp.gamma).unflatten(1, (-1, self.config.group_size))
         advantage, same = group_advantage(groups, self.config.adv_norm == "group_std")
         # copied to every step of the episode
         spread = advantage.flatten(1).unsqueeze(1).expand_as(episodes.reward)
@@ -124,28 +125,28 @@ class GRPO(PolicyGradient):
 
     def step(self, answers: Answers, active: Tensor) -> Metrics:
         """−mean[min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â) − β·KL[π' ‖ π_ref]], descending  (eq. 3)"""
-        a, c = answers, self.config
+        a, c, hp = answers, self.config, self.hp
         steps = a.weight.shape[1:]
         theta = self.actor.views()
         pi = self.policy(a.obs, theta)
         log_ratio = pi.log_prob(a.action).unflatten(1, steps) - a.log_p
         ratio = log_ratio.exp()
-        eps = torch.full_like(ratio[:, :1, :1], c.clip_eps)
+        eps = torch.ones_like(ratio[:, :1, :1]) * spread(hp.clip_eps, ratio)
 
         clip = self.aggregate(clip_objective(ratio, a.advantage, eps), a.weight)
         entropy = self.aggregate(pi.entropy().unflatten(1, steps), a.weight)
-        loss = -clip - c.ent_coef * entropy
+        loss = -clip - hp.ent_coef * entropy
         metrics = {"loss/policy": -clip.detach(), "policy/entropy": entropy.detach()}
         if a.ref is not None:
             divergence = self.estimate_kl(pi, self.head(a.ref), a.action).unflatten(1, steps)  # k3: eq. 4
             kl = self.aggregate(divergence * ratio if c.kl.importance_weight else divergence, a.weight)
-            loss = loss + c.kl.coef * kl
+            loss = loss + hp.kl_coef * kl
             metrics["policy/kl_ref"] = kl.detach()
         norm = self.optimiser.step([self.actor.gradients(loss, theta)], active)
 
         weight = a.weight.flatten(1)
         with torch.no_grad():
-            outside = ((ratio - 1).abs() > c.clip_eps).float().flatten(1)
+            outside = ((ratio - 1).abs() > eps).float().flatten(1)
             old_kl = k3(log_ratio.flatten(1))  # r = π'/π, its expectation under π: KL[π ‖ π']
         return metrics | {
             "policy/kl": mean(old_kl, weight),

@@ -5,14 +5,14 @@ Shapes: S seeds, T steps, B environments, N = T·B samples of a rollout, M a min
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition, average, take
+from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.families import PolicyGradient
@@ -23,22 +23,23 @@ from deeprl_cli.rl.objectives import OBJECTIVES
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import AdvantageOptions, advantage_estimator, explained_variance, mean, normalise
 from deeprl_cli.rl.targets import polyak_update
+from deeprl_cli.rl.values import one_each
 from deeprl_cli.schema.run import NetworkConfig, RolloutConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
 class PPOConfig(AdvantageOptions, RolloutConfig):
-    lr: PositiveFloat
+    lr: PerMember[PositiveFloat]
     batch_size: PositiveInt
     minibatch: Literal["epochs", "sample"]
     epochs: PositiveInt
     updates: PositiveInt | None
     objective: Literal["clip", "cpi"]
-    clip_eps: PositiveFloat
+    clip_eps: PerMember[PositiveFloat]
     clip_schedule: Literal["constant", "linear"]
-    ent_coef: NonNegativeFloat
-    vf_coef: NonNegativeFloat
+    ent_coef: PerMember[NonNegativeFloat]
+    vf_coef: PerMember[NonNegativeFloat]
     kl: KLConfig
 
     @property
@@ -83,17 +84,17 @@ class PPO(PolicyGradient):
     clip_eps: Tensor
     kl_coef: Tensor
 
-    def __init__(self, config: PPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: PPOConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.model = self.make_actor_critic()
-        self.optimiser = Optimiser(config, config.lr, [self.model.flat])
-        self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
+        self.optimiser = Optimiser(config, self.hp, "lr", [self.model.flat])
+        self.advantage = advantage_estimator(config.advantage, config.nstep)
         self.objective, self.kl = OBJECTIVES[config.objective], ESTIMATORS[config.kl.estimator]
         if config.kl.ref == "initial":
             self.initial = self.model.target()  # π_ref for good; otherwise it is π, that gathered the experience
-        self.register_buffer("kl_coef", torch.full((len(seeds),), config.kl.coef))  # β
-        self.register_buffer("clip_eps", torch.full((len(seeds),), config.clip_eps))
-        self.register_buffer("active", torch.ones(len(seeds), dtype=torch.bool))  # seeds that KL hasn't stopped
+        self.register_buffer("kl_coef", one_each(self.hp.kl_coef, len(members)))  # β
+        self.register_buffer("clip_eps", one_each(self.hp.clip_eps, len(members)))
+        self.register_buffer("active", torch.ones(len(members), dtype=torch.bool))  # seeds that KL hasn't stopped
 
     def noise_spec(self) -> NoiseSpec:
         c = self.config
@@ -103,7 +104,7 @@ class PPO(PolicyGradient):
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)
         if self.config.clip_schedule == "linear":
-            self.clip_eps.fill_(self.config.clip_eps * max(1.0 - steps / horizon, 0.0))
+            self.clip_eps.copy_(torch.as_tensor(self.hp.clip_eps * max(1.0 - steps / horizon, 0.0)))
         if self.config.kl.ref == "initial" and steps == 0:  # whatever weights the run was given to start from
             polyak_update(self.initial, self.model, rho=0.0)
 
@@ -123,7 +124,7 @@ class PPO(PolicyGradient):
             with torch.no_grad():
                 m = ranks.share_of(samples)
                 kl = ranks.average(mean(self.policy(m.obs).kl(self.head(m.ref)), m.weight))
-            self.kl_coef.copy_(adapt(self.kl_coef, kl, self.config.kl.aim))
+            self.kl_coef.copy_(adapt(self.kl_coef, kl, self.hp.kl_target))
         return {**metrics, **average([metric for _, metric in steps], [learning for learning, _ in steps])}
 
     def gather_experience(self, rollout: Transition) -> tuple[Samples, Metrics]:
@@ -144,7 +145,7 @@ class PPO(PolicyGradient):
 
     def step(self, samples: Samples, minibatch: Tensor) -> Metrics:
         """One minibatch B of M, given by its indices `(S, M)`: lines 6–8."""
-        whole, c, theta = take(samples, minibatch), self.config, self.model.views()
+        whole, c, hp, theta = take(samples, minibatch), self.config, self.hp, self.model.views()
         b = ranks.share_of(whole)
         pi, ref, value = self.policy(b.obs, theta), self.head(b.ref), self.value(b.obs, theta)
         log_ratio = pi.log_prob(b.action) - b.log_p
@@ -154,7 +155,7 @@ class PPO(PolicyGradient):
         surrogate = mean(self.objective(ratio, ranks.share(advantage), eps), b.weight)
         fit = mean((value - b.returns).square(), b.weight)  # procedure "Fit value function"
         entropy = mean(pi.entropy(), b.weight)
-        loss = -surrogate + c.vf_coef * fit - c.ent_coef * entropy
+        loss = -surrogate + hp.vf_coef * fit - hp.ent_coef * entropy
         metrics = {"loss/policy": -surrogate, "loss/value": fit, "policy/entropy": entropy}
         if c.kl.mode == "penalty" and c.kl.where == "loss":
             divergence = self.kl(pi, ref, b.action)  # KL[π'(s, ·) ‖ π_ref(s, ·)]
@@ -163,7 +164,7 @@ class PPO(PolicyGradient):
         with torch.no_grad():
             if c.kl.mode == "stop":  # KL[π ‖ π'], this way round: the actions were drawn from π
                 kl = ranks.average(mean(self.kl(ref, pi, b.action), b.weight))
-                self.active.logical_and_(kl <= 1.5 * c.kl.aim)
+                self.active.logical_and_(kl <= 1.5 * hp.kl_target)
             metrics["policy/kl"] = mean(k3(log_ratio), b.weight)
             metrics["policy/clip_fraction"] = mean(((ratio - 1).abs() > eps).float(), b.weight)
         metrics["optim/grad_norm"] = self.optimiser.step([self.model.gradients(loss, theta)], self.active)

@@ -5,22 +5,23 @@ Shapes: S seeds, T steps of the longest episode, B episodes, N samples of a step
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, Transition, at_time, average
+from deeprl_cli.algorithm import Members, Metrics, Transition, at_time, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.families import PolicyGradient
 from deeprl_cli.rl.objectives import VALUE_ERRORS
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, explained_variance, mean, normalise, reverse_scan
+from deeprl_cli.rl.values import spread
 from deeprl_cli.schema.run import EpisodeConfig, NetworkConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, PositiveInt
 
 TYPICAL_LENGTH = 200  # steps of an episode, for guessing the work of a run
 
@@ -29,15 +30,15 @@ TYPICAL_LENGTH = 200  # steps of an episode, for guessing the work of a run
 class ReinforceConfig(EpisodeConfig):
     episodes_per_update: PositiveInt
     update: Literal["episode", "per_step"]
-    lr_actor: PositiveFloat
-    lr_critic: PositiveFloat
+    lr_actor: PerMember[PositiveFloat]
+    lr_critic: PerMember[PositiveFloat]
     gamma_t: bool
     baseline: Literal["value", "mean", "none"]
     tail: Literal["bootstrap", "zero"]
     normalize_advantage: bool
     reduction: Literal["mean", "sum"]
     loss: Literal["half_mse", "mse"]
-    ent_coef: NonNegativeFloat
+    ent_coef: PerMember[NonNegativeFloat]
 
     @property
     def episodes_per_env(self) -> int:
@@ -81,12 +82,12 @@ class Reinforce(PolicyGradient):
     Config = ReinforceConfig
     config: ReinforceConfig
 
-    def __init__(self, config: ReinforceConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: ReinforceConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.actor = self.make_actor()  # θ
         self.critic = self.make_critic()  # w
-        self.actor_optimiser = Optimiser(config, config.lr_actor, [self.actor.flat])
-        self.critic_optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
+        self.actor_optimiser = Optimiser(config, self.hp, "lr_actor", [self.actor.flat])
+        self.critic_optimiser = Optimiser(config, self.hp, "lr_critic", [self.critic.flat])
         self.reduce, self.error = REDUCTIONS[config.reduction], VALUE_ERRORS[config.loss]
 
     def update(self, episodes: Transition, noise: Mapping[str, Tensor]) -> Metrics:
@@ -102,7 +103,7 @@ class Reinforce(PolicyGradient):
     def gather(self, episodes: Transition) -> Samples:  # no graph: once an update, and of many padded lengths
         """R_t = Σ_{k=1}^{T−t} γ^{k−1} r_{t+k} (line 4); `tail=bootstrap` adds γ^{T−t}V̂(s_T) where a time limit cut."""
         reward, d, weight = episodes.reward, episodes.terminated, episodes.weight
-        e, gamma = episodes.ended, self.config.gamma
+        e, gamma = episodes.ended, spread(self.hp.gamma, reward)
         if self.config.tail == "bootstrap":
             with torch.no_grad():
                 next_value = self.value(episodes.next_obs.flatten(1, 2)).unflatten(1, reward.shape[1:])
@@ -127,7 +128,7 @@ class Reinforce(PolicyGradient):
         fit = self.reduce(self.error(value, b.returns), b.weight)  # descends: w + α_w δ∇V̂(s_t)       (line 6)
         gain = self.reduce(b.discount * delta * pi.log_prob(b.action), b.weight)  # θ + α_θ γ^t δ∇ln π (line 7)
         entropy = pi.entropy()
-        loss = -gain - self.config.ent_coef * self.reduce(entropy, b.weight)
+        loss = -gain - self.hp.ent_coef * self.reduce(entropy, b.weight)
 
         active = b.weight.sum(1) > 0  # a seed whose episodes are over stands still
         critic_norm = self.critic_optimiser.step([self.critic.gradients(fit, w)], active)

@@ -6,14 +6,14 @@ Shapes: S seeds, B minibatch, A action dimensions, C critics; obs `(S, B, *obs)`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition
+from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.families import OffPolicyActorCritic, OffPolicyActorCriticConfig
 from deeprl_cli.nets.stacked import Stacked
@@ -23,17 +23,18 @@ from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import polyak_update, q_values, td_target
+from deeprl_cli.rl.values import Number
 from deeprl_cli.schema.run import NetworkConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
 class SACConfig(OffPolicyActorCriticConfig):
-    lr_alpha: PositiveFloat
+    lr_alpha: PerMember[PositiveFloat]
     critics: Literal[1, 2]
-    alpha: NonNegativeFloat | Literal["auto"]
-    alpha_init: PositiveFloat
-    target_entropy: float | Literal["auto"]
+    alpha: PerMember[NonNegativeFloat | Literal["auto"]]
+    alpha_init: PerMember[PositiveFloat]
+    target_entropy: PerMember[float | Literal["auto"]]
 
 
 class SAC(OffPolicyActorCritic):
@@ -43,20 +44,22 @@ class SAC(OffPolicyActorCritic):
     Config = SACConfig
     config: SACConfig
 
-    def __init__(self, config: SACConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: SACConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         c = config
-        self.actor = Stacked(lambda: self.make_network(2 * self.size), seeds, name="actor")  # θ: μ and log σ
-        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, c.critics, name="critic")  # w₁, w₂
+        self.actor = Stacked(lambda: self.make_network(2 * self.size), self.seeds, name="actor")  # θ: μ and log σ
+        # w₁, w₂
+        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), self.seeds, c.critics, name="critic")
         self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
-        start = c.alpha_init if c.alpha == "auto" else max(c.alpha, 1e-30)
-        self.log_alpha = nn.Parameter(torch.full((len(seeds),), math.log(start)))
-        self.target_entropy = float(-self.size if c.target_entropy == "auto" else c.target_entropy)  # H̄ = −dim A
+        starts = [o.alpha_init if o.alpha == "auto" else max(o.alpha, 1e-30) for o in self.configs]
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(start) for start in starts]))
+        aims = [float(-self.size if o.target_entropy == "auto" else o.target_entropy) for o in self.configs]
+        self.hp.put("target_entropy", aims)  # H̄ = −dim A
 
-        self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
-        self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
-        self.alpha_optimiser = Optimiser(c, c.lr_alpha, [self.log_alpha])
-        self.exploration = Exploration(c.exploration, len(seeds), c.num_envs, self.size)
+        self.actor_optimiser = Optimiser(c, self.hp, "lr_actor", [self.actor.flat])
+        self.critic_optimiser = Optimiser(c, self.hp, "lr_critic", [self.critic.flat])
+        self.alpha_optimiser = Optimiser(c, self.hp, "lr_alpha", [self.log_alpha])
+        self.exploration = Exploration(c.exploration, self.hp, len(members), c.num_envs, self.size)
 
     def noise_spec(self) -> NoiseSpec:
         xi = normal(self.config.batch_size, self.size)
@@ -88,11 +91,11 @@ class SAC(OffPolicyActorCritic):
 
         # temperature: α falls while the policy's entropy is above H̄ (Haarnoja et al. 2019, eq. 18)
         entropy = -mean(log_pi.detach(), batch.weight)
-        alpha_loss = alpha_objective(self.log_alpha, entropy, self.target_entropy)
+        alpha_loss = alpha_objective(self.log_alpha, entropy, self.hp.target_entropy)
         if self.config.alpha == "auto":
             self.alpha_optimiser.step(list(torch.autograd.grad(alpha_loss.sum(), [self.log_alpha])))
 
-        polyak_update(self.critic_target, self.critic, self.config.keep)  # (line 11)
+        polyak_update(self.critic_target, self.critic, self.hp.keep)  # (line 11)
         metrics |= {"loss/actor": actor_loss.detach(), "optim/actor_grad_norm": actor_norm}
         return {**metrics, "loss/alpha": alpha_loss.detach(), "policy/entropy": entropy, "policy/alpha": alpha}
 
@@ -102,7 +105,7 @@ class SAC(OffPolicyActorCritic):
         next_a, next_log_pi = self.policy(batch.next_obs).rsample(next_xi)
         next_q = q_values(self.critic_target, batch.next_obs, next_a).amin(1)
         soft_value = next_q - alpha.unsqueeze(-1) * next_log_pi
-        return td_target(batch.reward, batch.terminated, soft_value, self.config.gamma)
+        return td_target(batch.reward, batch.terminated, soft_value, self.hp.gamma)
 
 
 def actor_objective(min_q: Tensor, log_pi: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
@@ -110,6 +113,6 @@ def actor_objective(min_q: Tensor, log_pi: Tensor, alpha: Tensor, weight: Tensor
     return mean(min_q - alpha.unsqueeze(-1) * log_pi, weight)
 
 
-def alpha_objective(log_alpha: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+def alpha_objective(log_alpha: Tensor, entropy: Tensor, target_entropy: Number) -> Tensor:
     """−log α·(log π + H̄) averaged = log α·(H − H̄), to be minimised; `(S,)`."""
     return log_alpha * (entropy - target_entropy)

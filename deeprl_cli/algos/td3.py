@@ -5,13 +5,13 @@ Shapes: S seeds, B minibatch, A action dimensions; obs `(S, B, *obs)`, action `(
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition, average
+from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.families import DeterministicActorCritic, OffPolicyActorCriticConfig
 from deeprl_cli.nets.stacked import Stacked
@@ -20,15 +20,16 @@ from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import first_q, polyak_update, q_values, td_target
+from deeprl_cli.rl.values import spread
 from deeprl_cli.schema.run import NetworkConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveInt
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
 class TD3Config(OffPolicyActorCriticConfig):
     policy_delay: PositiveInt
-    target_noise: NonNegativeFloat
-    target_noise_clip: NonNegativeFloat
+    target_noise: PerMember[NonNegativeFloat]
+    target_noise_clip: PerMember[NonNegativeFloat]
 
 
 class TD3(DeterministicActorCritic):
@@ -41,20 +42,20 @@ class TD3(DeterministicActorCritic):
     actor_loss: Tensor
     actor_norm: Tensor
 
-    def __init__(self, config: TD3Config, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: TD3Config, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         c = config
-        self.actor = Stacked(lambda: self.make_network(self.size), seeds, name="actor")  # φ
-        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), seeds, 2, name="critic")  # θ₁, θ₂
+        self.actor = Stacked(lambda: self.make_network(self.size), self.seeds, name="actor")  # φ
+        self.critic = Stacked(lambda: self.make_network(1, extra=self.size), self.seeds, 2, name="critic")  # θ₁, θ₂
         self.critic_target, self.actor_target = self.critic.target(), self.actor.target()  # θ' ← θ, φ' ← φ
 
-        self.critic_optimiser = Optimiser(c, c.lr_critic, [self.critic.flat])
-        self.actor_optimiser = Optimiser(c, c.lr_actor, [self.actor.flat])
-        self.exploration = Exploration(c.exploration, len(seeds), c.num_envs, self.size)
+        self.critic_optimiser = Optimiser(c, self.hp, "lr_critic", [self.critic.flat])
+        self.actor_optimiser = Optimiser(c, self.hp, "lr_actor", [self.actor.flat])
+        self.exploration = Exploration(c.exploration, self.hp, len(members), c.num_envs, self.size)
         self.t = 0  # critic updates
         # of the latest actor update: what the steps in between report
-        self.register_buffer("actor_loss", torch.zeros(len(seeds)))
-        self.register_buffer("actor_norm", torch.zeros(len(seeds)))
+        self.register_buffer("actor_loss", torch.zeros(len(members)))
+        self.register_buffer("actor_norm", torch.zeros(len(members)))
 
     def noise_spec(self) -> NoiseSpec:
         return NoiseSpec(act=normal(self.size), step={"epsilon": normal(self.config.batch_size, self.size)})
@@ -86,8 +87,8 @@ class TD3(DeterministicActorCritic):
         actor_loss = -mean(first_q(self.critic, batch.obs, self.policy(self.actor, batch.obs, phi)), batch.weight)
         actor_norm = self.actor_optimiser.step([self.actor.gradients(actor_loss, phi)])
 
-        polyak_update(self.critic_target, self.critic, self.config.keep)  # θ'_i ← τθ_i + (1 − τ)θ'_i
-        polyak_update(self.actor_target, self.actor, self.config.keep)  # φ' ← τφ + (1 − τ)φ'
+        polyak_update(self.critic_target, self.critic, self.hp.keep)  # θ'_i ← τθ_i + (1 − τ)θ'_i
+        polyak_update(self.actor_target, self.actor, self.hp.keep)  # φ' ← τφ + (1 − τ)φ'
         with torch.no_grad():
             self.actor_loss.copy_(actor_loss.nan_to_num())
             self.actor_norm.copy_(actor_norm.nan_to_num())
@@ -96,11 +97,11 @@ class TD3(DeterministicActorCritic):
     @torch.no_grad()
     def target(self, batch: Transition, epsilon: Tensor) -> Tensor:
         """y ← r + γ(1 − d) min_i Q_{θ'_i}(s', ã), ã ← π_φ'(s') + clip(ε, −c, c), ε ~ N(0, σ̃)"""
-        c = self.config.target_noise_clip
-        smoothing = (self.config.target_noise * epsilon).clamp(-c, c)
+        c = spread(self.hp.target_noise_clip, epsilon)
+        smoothing = (spread(self.hp.target_noise, epsilon) * epsilon).clamp(-c, c)
         next_action = (self.policy(self.actor_target, batch.next_obs) + smoothing).clamp(-1.0, 1.0)
         next_q = q_values(self.critic_target, batch.next_obs, next_action).amin(1)
-        return td_target(batch.reward, batch.terminated, next_q, self.config.gamma)
+        return td_target(batch.reward, batch.terminated, next_q, self.hp.gamma)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"t": self.t}

@@ -6,14 +6,14 @@ parameters and directions of the policy `(S, P)`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deeprl_cli.algorithm import Metrics, NoiseSpec, Transition, average, take
+from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.families import PolicyGradient
@@ -22,18 +22,19 @@ from deeprl_cli.rl.natural_gradient import conjugate_gradient, dot, line_search
 from deeprl_cli.rl.noise import permutation
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import AdvantageOptions, advantage_estimator, explained_variance, mean, normalise
+from deeprl_cli.rl.values import Number, spread
 from deeprl_cli.schema.run import NetworkConfig, RolloutConfig
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
 class TRPOConfig(AdvantageOptions, RolloutConfig):
-    max_kl: PositiveFloat
+    max_kl: PerMember[PositiveFloat]
     cg_iterations: PositiveInt
-    cg_damping: NonNegativeFloat
+    cg_damping: PerMember[NonNegativeFloat]
     backtrack_steps: PositiveInt
-    backtrack_ratio: UnitInterval
-    lr_critic: PositiveFloat
+    backtrack_ratio: PerMember[UnitInterval]
+    lr_critic: PerMember[PositiveFloat]
     batch_size: PositiveInt
     epochs: PositiveInt
 
@@ -78,12 +79,12 @@ class TRPO(PolicyGradient):
     Config = TRPOConfig
     config: TRPOConfig
 
-    def __init__(self, config: TRPOConfig, network: NetworkConfig, spec: EnvSpec, seeds: Sequence[int]) -> None:
-        super().__init__(config, network, spec, seeds)
+    def __init__(self, config: TRPOConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
+        super().__init__(config, network, spec, members)
         self.actor = self.make_actor()  # θ
         self.critic = self.make_critic()  # w
-        self.optimiser = Optimiser(config, config.lr_critic, [self.critic.flat])
-        self.advantage = advantage_estimator(config.advantage, config.gamma, config.gae_lambda, config.nstep)
+        self.optimiser = Optimiser(config, self.hp, "lr_critic", [self.critic.flat])
+        self.advantage = advantage_estimator(config.advantage, config.nstep)
 
     def noise_spec(self) -> NoiseSpec:
         order = permutation(self.config.epochs, self.config.samples_per_update)
@@ -92,15 +93,15 @@ class TRPO(PolicyGradient):
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """max_θ L(θ) subject to mean KL ≤ δ, L taken to first order and KL to second (eq. 14, appendix C); then several
         epochs of the value's steps, for which `order` `(S, epochs, N)` shuffles the samples."""
-        c = self.config
+        c, hp = self.config, self.hp
         samples, targets, metrics = self.gather_experience(rollout)
         targets = ranks.pooled(targets, c.num_envs)  # every rank draws the same minibatches
         surrogate, g = self.gradient(samples)
         x = conjugate_gradient(lambda v: self.fisher(samples, v), g, c.cg_iterations)  # H⁻¹g
-        full_step = (2 * c.max_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
+        full_step = (2 * hp.max_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ
         scale = line_search(
             lambda step: self.after(samples, step)[:2],
-            *(full_step, surrogate, c.max_kl, c.backtrack_ratio, c.backtrack_steps),
+            *(full_step, surrogate, hp.max_kl, hp.backtrack_ratio, c.backtrack_steps),
         )
         taken = scale.unsqueeze(-1) * full_step.nan_to_num(0.0, 0.0, 0.0)  # none of it where scale is 0
         surrogate, kl, entropy = self.after(samples, taken)
@@ -138,7 +139,8 @@ class TRPO(PolicyGradient):
         """Hv, H the Hessian of the mean KL at θ: ∇(∇KL · v); damping·v on top keeps H positive definite."""
         theta = self.actor.views()
         kl_gradient = self.actor.gradients(self.surrogate(samples, theta)[1], theta, create_graph=True)
-        return ranks.average(self.actor.gradients(dot(kl_gradient, v), theta)) + self.config.cg_damping * v
+        damping: Number = spread(self.hp.cg_damping, v)
+        return ranks.average(self.actor.gradients(dot(kl_gradient, v), theta)) + damping * v
 
     def after(self, samples: Samples, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """L, mean KL and mean entropy at θ + step."""

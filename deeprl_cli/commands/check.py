@@ -24,6 +24,7 @@ from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.services import Services
+from deeprl_cli.training.share import Outlet
 
 PATIENCE = 30.0  # seconds to wait for the first update
 MEASURED = 2.0  # seconds of training that the estimate of time rests on
@@ -44,7 +45,8 @@ def check(cfg: RunConfig) -> str:
         chosen = hw.resolve(cfg.hardware, workload(cfg, parts.policy))
         eager = dataclasses.replace(parts, hardware=dataclasses.replace(parts.hardware, compile=False))
         logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
-        services = Services(folder, logger, Progress(cfg.total_steps, cfg.seeds), lambda: False, WeightsChain(folder))
+        outlet = Outlet(folder, logger, WeightsChain(folder))
+        services = Services([outlet], Progress(cfg.total_steps, cfg.seeds), lambda: False)
         trainer, _ = make_trainer(short, eager, services)
         watch(trainer)
         began = time.perf_counter()

@@ -14,7 +14,8 @@ from deeprl_cli.processes.waiting import wait_politely
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl resume",
-        description="Go on with a run from its last checkpoint, as if it had never stopped.",
+        description="Go on with a run from its last checkpoint, as if it had never stopped; or with what isn't done "
+        "of a stacked sweep (its folder, runs/sweeps/…).",
         epilog="total_steps=…, eval.*, checkpoint.*, log.* and hardware.* may be given anew; schedules keep the "
         "horizon that the run started with, unless horizon=… is given.",
         allow_abbrev=False,
@@ -23,6 +24,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example total_steps=1e6")
     flags = parser.parse_intermixed_args(arguments)
     wait_politely()
+    from deeprl_cli.sweeps.again import is_sweep, resume_sweep
+
+    if is_sweep(flags.run):
+        if flags.overrides:
+            raise UserError(f"{flags.run}: a sweep goes on as it is; {flags.overrides[0]} is for one of its runs")
+        return resume_sweep(flags.run, lambda run: resume(run, [], trust=flags.trust), trust=flags.trust)
     resume(flags.run, flags.overrides, trust=flags.trust)
     return 0
 
@@ -40,6 +47,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.processes.signals import began
     from deeprl_cli.runs.checkpoint import newest_checkpoint
     from deeprl_cli.runs.folder import read_config, rewrite_config
+    from deeprl_cli.runs.group_record import goes_on_alone
     from deeprl_cli.runs.lock import locked
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.training.assemble import resolved_hardware
@@ -64,6 +72,12 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
             if launched():
                 return run  # a rank died when all was done
             raise UserError(f"{run}: has done its {done} steps: to train on, give total_steps={2 * cfg.total_steps}")
+        if (others := goes_on_alone(run, done)) > 0:
+            print(
+                f"{run} trained side by side with {others} other runs: alone, it goes on equal to rounding; "
+                "`deeprl resume` of its sweep's folder goes on with all of them, bit for bit",
+                flush=True,
+            )
         hardware = kept(before.hardware, cfg.hardware, resolved)
         launching = parallel(cfg) and not in_rank()
         if launching and hardware is None:
@@ -76,7 +90,9 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
             assert hardware is not None
             launch(run, cfg, hardware.threads)
             return run
-        return carry_out(cfg, seen, start, lambda _stack, _hardware: run, hardware, saved)
+        points = [] if saved is None else [saved]
+        carry_out(cfg, seen, start, lambda _stack, _hardware: [run], hardware, points)
+        return run
 
 
 def _finished(run: Path) -> bool:

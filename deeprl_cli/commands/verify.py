@@ -39,15 +39,18 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
     from deeprl_cli.runs.folder import NUMERICS, read_config
+    from deeprl_cli.runs.group_record import alone_from, read_group
     from deeprl_cli.runs.logger import RunLogger
     from deeprl_cli.runs.reading import check_trust, read_run
-    from deeprl_cli.runs.weights_chain import CHAIN_NAME, Comparison, read_chain
+    from deeprl_cli.runs.weights_chain import CHAIN_NAME, Comparison, WeightsChain, read_chain
+    from deeprl_cli.schema.group import as_one
     from deeprl_cli.training.assemble import assemble, make_trainer
     from deeprl_cli.training.asynchronous import workers_of
     from deeprl_cli.training.launch import parallel
     from deeprl_cli.training.preflight import preflight
     from deeprl_cli.training.progress import Progress
     from deeprl_cli.training.services import Services
+    from deeprl_cli.training.share import Outlet
 
     run, cfg = read_run(path)
     check_trust(run, cfg, trust)
@@ -58,6 +61,11 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
             f"{run}: was trained by {workers} asynchronous worker{'s' if workers > 1 else ''}, which race: no two such "
             "runs are alike, so there is nothing to verify; with hardware=cpu there is"
         )
+    number, jobs, _ = read_group(run, cfg)
+    alone = alone_from(run)
+    if alone is not None:
+        print(f"from step {alone} on it trained without the others of its group: compared up to there")
+        steps = alone if steps is None else min(steps, alone)
     expected = [line for line in read_chain(run) if steps is None or line[0] <= steps]
     if not expected:
         raise UserError(
@@ -68,19 +76,27 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     if (numerics := resolved.get("numerics", 1)) != NUMERICS:
         print(f"its numerics are of version {numerics}, these of {NUMERICS}: weights may differ by rounding")
     quiet = dataclasses.replace(cfg.checkpoint, every=0, replay=False)
-    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, every=0), checkpoint=quiet)
+    unseen = dataclasses.replace(cfg.eval, every=0)
+    cfg = as_one([dataclasses.replace(job, eval=unseen, checkpoint=quiet) for job in jobs])
     seen = preflight(cfg)
     if parallel(cfg):
         return verify_in_ranks(run, cfg, hw.recorded(resolved), expected)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_verify_")))
         parts = assemble(cfg, seen.spec, hw.recorded(resolved), stack, fresh=True)
-        logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
+        folders = [folder / str(place) for place in range(len(jobs))]
+        loggers = [
+            stack.enter_context(RunLogger(place, job.seed_list, tensorboard=False))
+            for place, job in zip(folders, jobs, strict=True)
+        ]
         signals = stack.enter_context(stop_on_signals())
         progress = stack.enter_context(Progress(expected[-1][0], cfg.seeds))
-        progress.message(f"training {run} again, up to step {expected[-1][0]}")
+        others = f" with the {len(jobs) - 1} others of its group" if len(jobs) > 1 else ""
+        progress.message(f"training {run} again{others}, up to step {expected[-1][0]}")
         chain = Comparison(folder, expected)
-        services = Services(folder, logger, progress, lambda: chain.decided or signals.requested(), chain)
+        chains = [chain if place == number else WeightsChain(folders[place]) for place in range(len(jobs))]
+        outlets = [Outlet(*parts_of) for parts_of in zip(folders, loggers, chains, strict=True)]
+        services = Services(outlets, progress, lambda: chain.decided or signals.requested())
         make_trainer(cfg, parts, services)[0].run()
     if signals.received is not None and not chain.decided:
         print(f"stopped: {chain.agreed} of {len(expected)} hashes compared, all the same")

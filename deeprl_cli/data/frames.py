@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -229,9 +230,12 @@ class FrameMemory(Replay):
             },
         }
 
-    def segments(self) -> dict[str, Callable[[], dict[str, Tensor]]]:
-        frames = {"frames": self.frames}
-        return super().segments() | ring_segments("frames", frames, self.stored, self.num_frames, SEGMENT_FRAMES)
+    def segments(self, seeds: slice = slice(None)) -> dict[str, Callable[[], dict[str, Tensor]]]:
+        first, frames = (seeds.start or 0) * self.num_frames, {"frames": self.frames[seeds]}
+        rings = super().segments(seeds) | ring_segments(
+            "frames", frames, self.stored[seeds], self.num_frames, SEGMENT_FRAMES
+        )
+        return {name: partial(_counted_from, first, read) for name, read in rings.items()} if first else rings
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         saved = state["frames"]
@@ -246,6 +250,12 @@ class FrameMemory(Replay):
         self._current = None if saved["current"] is None else np.asarray(saved["current"])
         super().load_state_dict(state, segments)
         self._shift_places(self.num_frames - count)
+
+
+def _counted_from(first: int, read: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `read` gives, its places counted from another frame than that of the first seed."""
+    pieces = read()
+    return {name: piece - first if name == "places" else piece for name, piece in pieces.items()}
 
 
 def frame_layout(spec: EnvSpec, stack: int) -> tuple[bool, tuple[int, ...]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from deeprl_cli.algorithm import Transition
 from deeprl_cli.envs.spec import EnvSpec, Step
 
+Segments = Mapping[str, Callable[[], Mapping[str, Tensor]]]  # by name, what gives a piece of a checkpoint
 SEGMENT_ROWS = 1 << 16  # rows of one immutable checkpoint segment
 
 
@@ -148,8 +149,10 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         return {"written": self.written.tolist(), "capacity": self.capacity, "segment_rows": SEGMENT_ROWS}
 
-    def segments(self) -> dict[str, Callable[[], dict[str, Tensor]]]:
-        return ring_segments("replay", {"rows": self.rows, **self.beside}, self.written, self.capacity, SEGMENT_ROWS)
+    def segments(self, seeds: slice = slice(None)) -> dict[str, Callable[[], dict[str, Tensor]]]:
+        """Of these seeds alone, as if there were no others."""
+        rings = {name: ring[seeds] for name, ring in {"rows": self.rows, **self.beside}.items()}
+        return ring_segments("replay", rings, self.written[seeds], self.capacity, SEGMENT_ROWS)
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Restore from `state_dict()` and its segments, of a ring of another size as long as neither has come round.

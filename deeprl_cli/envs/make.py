@@ -46,12 +46,14 @@ def make_vector_env(
     groups_of: int = 1,
     own_noise: bool = False,
     first_env: int = 0,
+    own: Sequence[EnvConfig] = (),
 ) -> VectorEnv:
     """N = len(seeds) * num_envs environments, seed-major. `training` turns on what only learning should see (reward
     clipping, lost lives as ends) and keeps training and evaluation episodes apart. `groups_of` environments in a row
     share each episode's reset, and with `own_noise` only that: what they draw afterwards is each one's own (both the
     synchronous back-end's only). `first_env`: how many of each seed's are another process's, and come before (not of
-    native back-ends).
+    native back-ends). `own`: what each seed's are, where they differ in `kwargs` that leave the spaces alone (the
+    synchronous back-end's only).
 
     Raises ConfigError for everything that can't be built or acted in.
     """
@@ -63,13 +65,13 @@ def make_vector_env(
         from deeprl_cli.envs.envpool_backend import EnvPoolVectorEnv
 
         return EnvPoolVectorEnv(cfg, seeds, num_envs, training=training)
-    make_env = partial(build_env, cfg, training=training)
+    make_env = [partial(build_env, one, training=training) for one in own or [cfg] * len(seeds)]
     clip = training and cfg.atari.enabled and cfg.atari.clip_reward
     if cfg.backend == "async":
         from deeprl_cli.envs.asynchronous import AsynchronousVectorEnv
 
         return AsynchronousVectorEnv(
-            cfg, make_env, seeds, num_envs, training=training, clip_reward=clip, first_env=first_env
+            cfg, make_env[0], seeds, num_envs, training=training, clip_reward=clip, first_env=first_env
         )
     from deeprl_cli.envs.sync import SyncVectorEnv
 

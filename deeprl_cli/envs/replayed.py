@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,28 +145,46 @@ class ReplayedVectorEnv(VectorEnv):
         seed, env_index = self._place(index)
         return f"environment {env_index} of seed {seed} ({self.spec.id}), episode {self._episodes[index]}, step {step}"
 
-    def _examine(self, obs: Array, reward: Array) -> None:
-        """Raise UserError naming the environment where one returned NaN or infinity: it would spoil all that learns
-        from it; or a number that isn't of its Discrete space. Two sums find it, in the time of a fraction of a light
-        environment's step."""
-        if obs.dtype.kind == "i":
-            self._examine_choices(obs)
+    def leave(self, seeds: Iterable[int]) -> None:
+        super().leave(seeds)
+        starts = self._history.starts.reshape(len(self.seeds), -1)
+        starts[sorted(self.left)] = self._history.time  # what was played needs no record any more
+
+    def _failed(self, index: int, error: Exception, cause: BaseException | None) -> None:
+        """An environment has failed: raise `error`, or where that ends its seed alone, keep it and leave the seed."""
+        if cause is not None:
+            error.__cause__ = cause
+        if not self.apart:
+            raise error
+        self.failures.setdefault(index // self.envs_per_seed, error)
+        self.leave([index // self.envs_per_seed])
+
+    def _examine(self, obs: Array, reward: Array) -> bool:
+        """Whether all is well. It isn't where an environment returned NaN or infinity, which would spoil all that
+        learns from it, or a number that isn't of its Discrete space: UserError, or its seed is left. Two sums find it,
+        in the time of a fraction of a light environment's step."""
+        if obs.dtype.kind == "i" and not self._examine_choices(obs):
+            return False
         if math.isfinite(total(reward)) and (obs.dtype.kind != "f" or math.isfinite(total(obs, None))):
-            return
+            return True
         for what, values in (("observation", obs), ("reward", reward)):
             bad = ~np.isfinite(values.reshape(self.num_envs, -1)).all(1)
             if bad.any():  # finite numbers may have an infinite sum
-                raise UserError(f"{self._where(int(bad.argmax()))}, returned NaN or infinity in its {what}")
+                index = int(bad.argmax())
+                self._failed(index, UserError(f"{self._where(index)}, returned NaN or infinity in its {what}"), None)
+                return False
+        return True
 
-    def _examine_choices(self, obs: Array) -> None:
-        """Raise UserError where an observation counted from 0 isn't below the number of choices there are."""
+    def _examine_choices(self, obs: Array) -> bool:
+        """The same of observations counted from 0, which are to be below the number of choices there are."""
         space = self.spec.observation_space
         count = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else None
-        if count is None:
-            return
-        if obs.min() < 0 or (obs >= count).any():
-            bad = ((obs < 0) | (obs >= count)).reshape(self.num_envs, -1).any(1)
-            raise UserError(f"{self._where(int(bad.argmax()))}, returned an observation outside of its space {space}")
+        if count is None or not (obs.min() < 0 or (obs >= count).any()):
+            return True
+        index = int(((obs < 0) | (obs >= count)).reshape(self.num_envs, -1).any(1).argmax())
+        where = self._where(index)
+        self._failed(index, UserError(f"{where}, returned an observation outside of its space {space}"), None)
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         histories = [self._history.of(index) for index in range(self.num_envs)]
@@ -205,7 +223,7 @@ class ReplayedVectorEnv(VectorEnv):
         parted = [
             index
             for index, length in enumerate(lengths)
-            if length >= 0 and obs[index].tobytes() != restored[index].tobytes()
+            if index in restored and length >= 0 and obs[index].tobytes() != restored[index].tobytes()
         ]
         for index in parted:
             exceptions.append(
@@ -215,7 +233,8 @@ class ReplayedVectorEnv(VectorEnv):
             self._begin(index)
         restored |= self._replay({index: (self._seed(index), recorded[:0]) for index in parted}) if parted else {}
         for index in (*fresh, *parted):
-            obs[index] = restored[index]
+            if index in restored:
+                obs[index] = restored[index]
         self.obs = obs
         return exceptions
 
@@ -256,6 +275,32 @@ def part(state: Mapping[str, Any], which: int, parts: int) -> dict[str, Any]:
         "actions": np.concatenate(kept) if kept else None,
         "obs": np.asarray(state["obs"])[chosen],
     }
+
+
+def of_seeds(state: Mapping[str, Any], seeds: slice) -> dict[str, Any]:
+    """Of any vector environment's `state_dict()`, what belongs to some of its seeds."""
+    own = {**state, "seeds": list(state["seeds"])[seeds]}
+    if "lengths" not in state:  # a back-end that isn't replayed
+        return own
+    per_seed = int(state["envs_per_seed"])
+    envs = slice(seeds.start * per_seed, seeds.stop * per_seed)
+    kept = [a for a, n in zip(_histories(state)[envs], state["lengths"][envs], strict=True) if n >= 0]
+    own |= {key: list(state[key])[envs] for key in PER_ENV}
+    own["actions"] = np.concatenate(kept) if kept and state["actions"] is not None else None
+    own["obs"] = None if state["obs"] is None else np.asarray(state["obs"])[envs]
+    return own
+
+
+def in_a_row(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The inverse: one state of several, of seeds that follow one another."""
+    whole = {**states[0], "seeds": [seed for state in states for seed in state["seeds"]]}
+    if "lengths" not in whole:
+        return whole
+    whole |= {key: [item for state in states for item in state[key]] for key in PER_ENV}
+    for key in ("actions", "obs"):
+        found = [np.asarray(state[key]) for state in states if state[key] is not None]
+        whole[key] = np.concatenate(found) if found else None
+    return whole
 
 
 def _histories(state: Mapping[str, Any]) -> list[Array]:

@@ -7,7 +7,7 @@ numpy call per array and step rather than one per environment.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -32,14 +32,14 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a program
 
 
 class SyncVectorEnv(ReplayedVectorEnv):
-    """N environments built by `make_env`, stepped one after another in this process."""
+    """N environments, each seed's built by its own of `make_env`, stepped one after another in this process."""
 
     pausable = True
 
     def __init__(
         self,
         cfg: EnvConfig,
-        make_env: Callable[[], Env],
+        make_env: Sequence[Callable[[], Env]],
         seeds: Sequence[int],
         num_envs: int,
         *,
@@ -49,7 +49,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
         own_noise: bool = False,
         first_env: int = 0,
     ) -> None:
-        self._envs = several(make_env, len(seeds) * num_envs, cfg.id)
+        self._envs = several([make for make in make_env for _ in range(num_envs)], cfg.id)
         action_view = ActionView(cfg.id, self._envs[0].action_space, len(self._envs))
         super().__init__(
             action_view,
@@ -80,7 +80,10 @@ class SyncVectorEnv(ReplayedVectorEnv):
         obs = np.empty(self._obs_shape, self._observations.dtype)
         self._start_over()
         for index in range(self.num_envs):
-            self._reset_into(obs, index)
+            if index // self.envs_per_seed in self.left:
+                obs[index] = 0 if self.obs is None else self.obs[index]
+            else:
+                self._reset_into(obs, index)
         self._set_deadline()
         self.obs = obs
         return obs
@@ -97,39 +100,48 @@ class SyncVectorEnv(ReplayedVectorEnv):
         returns = self._returns
         ended: dict[int, tuple[bool, bool, bool]] = {}
         array, (shape, dtype) = np.ndarray, self._usual
-        playing: Iterable[tuple[int, Any]] = enumerate(self._step_functions)
+        asked, running = running, self._without_left(running)
+        playing: Iterator[tuple[int, Any]] = enumerate(self._step_functions)
         if running is not None and not running.all():
             reward[:] = 0.0
             playing = ((index, self._step_functions[index]) for index in np.flatnonzero(running).tolist())
         index, answer = 0, None
-        try:
-            for index, step in playing:
-                answer = step(rows[index])
-                observation, gained, terminated, truncated, info = answer
-                if observation.__class__ is not array or observation.shape != shape or observation.dtype is not dtype:
-                    observation = view.checked(observation)
-                if gained.__class__ is not float:
-                    gained = number(gained)
-                obs[index] = observation
-                reward[index] = gained
-                returns[index] += gained
-                if terminated is not False or truncated is not False or info.__class__ is not dict:
-                    terminated, truncated = flag(terminated, "terminated"), flag(truncated, "truncated")
-                    told = infos(info)
-                    if terminated or truncated:
-                        ended[index] = (terminated, truncated, LIFE_LOST in told)
-        except BaseException as error:
-            self._blame(error, index, answer)
-            raise
+        while True:
+            try:
+                for index, step in playing:
+                    answer = step(rows[index])
+                    observation, gained, terminated, truncated, info = answer
+                    if (
+                        observation.__class__ is not array
+                        or observation.shape != shape
+                        or observation.dtype is not dtype
+                    ):
+                        observation = view.checked(observation)
+                    if gained.__class__ is not float:
+                        gained = number(gained)
+                    obs[index] = observation
+                    reward[index] = gained
+                    returns[index] += gained
+                    if terminated is not False or truncated is not False or info.__class__ is not dict:
+                        terminated, truncated = flag(terminated, "terminated"), flag(truncated, "truncated")
+                        told = infos(info)
+                        if terminated or truncated:
+                            ended[index] = (terminated, truncated, LIFE_LOST in told)
+                break
+            except BaseException as error:
+                self._blame(error, index, answer)  # and on with the next one, where this one ends alone
         if self._counts:
             obs = view.counted(obs)
+        running = self._without_left(running)
         if running is not None and not running.all():
-            assert self.obs is not None
-            obs[~running] = self.obs[~running]
+            self._stand_still(~running, obs, reward, ended)
         self._history.append(actions)
         if running is not None:
             self._history.leave_out(~running)
-        self._examine(obs, reward)
+        while not self._examine(obs, reward):
+            running = self._without_left(running)
+            assert running is not None
+            self._stand_still(~running, obs, reward, ended)
         if self._history.time >= self._deadline:
             for late in np.flatnonzero(self._history.time - self._history.starts >= self._limit[0]).tolist():
                 ended[late] = (ended.get(late, (False,))[0], True, False)
@@ -141,7 +153,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
             np.sign(reward) if self._clip_reward else reward,
             np.zeros(count, bool),
             np.zeros(count, bool),
-            self._ones.copy() if running is None else running.astype(np.float32),
+            self._ones.copy() if asked is None else running.astype(np.float32),  # type: ignore[union-attr]
             np.zeros(count, bool),
             np.zeros(count, np.float32),
             np.zeros(count, np.int64),
@@ -152,23 +164,41 @@ class SyncVectorEnv(ReplayedVectorEnv):
         return result
 
     def _blame(self, error: BaseException, index: int, answer: Any) -> None:
-        """Raise UserError where it was what the environment returned, or that it would end the program; else name it
-        beside its own exception."""
+        """An environment's failure: UserError where it was what it returned, or that it would end the program; else its
+        own exception, where it is named. Raised, or kept where it ends its seed alone."""
         where = self._where(index)
         here = error.__traceback__ is not None and error.__traceback__.tb_next is None
         if isinstance(error, UserError):
-            raise UserError(f"{where}: {error}") from error
+            return self._failed(index, UserError(f"{where}: {error}"), error)
         if isinstance(error, SystemExit) and error.code not in STOPPED:
-            raise UserError(f"{where}: its step() ends the program, sys.exit({error.code!r})") from error
+            said = f"{where}: its step() ends the program, sys.exit({error.code!r})"
+            return self._failed(index, UserError(said), error)
         if here and isinstance(error, TypeError | ValueError):  # raised by what it returned, here where that is taken
             try:
                 self._observations.checked(of_step(answer)[0])
             except UserError as wrong:
-                raise UserError(f"{where}: {wrong}") from error
-        if isinstance(error, Exception):
-            if (bad := stumbled(error)) is not None:
-                raise UserError(f"{where}: {bad}") from error
-            error.add_note(f"raised by {where}")
+                return self._failed(index, UserError(f"{where}: {wrong}"), error)
+        if not isinstance(error, Exception):
+            raise error
+        if (bad := stumbled(error)) is not None:
+            return self._failed(index, UserError(f"{where}: {bad}"), error)
+        error.add_note(f"raised by {where}")
+        return self._failed(index, error, None)
+
+    def _without_left(self, running: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+        """Who plays, but for the environments of seeds that are left."""
+        if not self.left:
+            return running
+        playing = np.ones(self.num_envs, bool) if running is None else running.copy()
+        playing.reshape(len(self.seeds), -1)[sorted(self.left)] = False
+        return playing
+
+    def _stand_still(self, who: npt.NDArray[np.bool_], obs: Array, reward: Array, ended: dict[int, Any]) -> None:
+        """Have the environments `who` (N,) be where they were."""
+        assert self.obs is not None
+        obs[who], reward[who] = self.obs[who], 0.0
+        for index in [index for index in ended if who[index]]:
+            del ended[index]
 
     def close(self) -> None:
         close_all([env.close for env in self._envs], self.spec.id)
@@ -197,10 +227,13 @@ class SyncVectorEnv(ReplayedVectorEnv):
                 observation = self._observations.row(observation)
             obs[index] = observation
         except UserError as error:
-            raise UserError(f"{self._where(index)}: {error}") from error
+            self._failed(index, UserError(f"{self._where(index)}: {error}"), error)
         except Exception as error:
             error.add_note(f"raised by the reset of {self._where(index)}")
-            raise
+            self._failed(index, error, None)
+        if index // self.envs_per_seed in self.failures:
+            obs[index] = 0 if self.obs is None else self.obs[index]
+            return
         _reseed(self._inner[index], self._noise(index))
 
     def _set_deadline(self) -> None:
@@ -213,6 +246,7 @@ class SyncVectorEnv(ReplayedVectorEnv):
                 replay(self._inner[index], seed, self._env_actions(actions), self._noise(index))
             )
             for index, (seed, actions) in episodes.items()
+            if index // self.envs_per_seed not in self.left
         }
         self._set_deadline()
         return restored
@@ -236,12 +270,12 @@ def _quicken(space: gym.Space[Any]) -> None:
         space.__class__ = QuickDiscrete
 
 
-def several(make_env: Callable[[], Env], count: int, env_id: str) -> list[Env]:
-    """So many environments. Raises UserError where there can be only one at a time, and none is then left."""
+def several(make_env: Sequence[Callable[[], Env]], env_id: str) -> list[Env]:
+    """The environments that these build. UserError where there can be only one at a time, and none is then left."""
     made: list[Env] = []
     try:
-        for _ in range(count):
-            made.append(make_env())  # noqa: PERF401 - those made before one that fails are to be closed
+        for make in make_env:
+            made.append(make())  # noqa: PERF401 - those made before one that fails are to be closed
     except UserError:
         close_all([env.close for env in made], env_id)
         raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +52,15 @@ class VectorEnv(ABC):
         self.training = training
         self.obs: Array | None = None
         self._clip_reward = clip_reward
+        # Of seeds, by their index: those whose environments stand still for good, and what one of them raised, where
+        # that is to end its seed alone (`apart`; the synchronous back-end's only). Whoever reads `failures` empties it.
+        self.apart = False
+        self.left: set[int] = set()
+        self.failures: dict[int, Exception] = {}
+
+    def leave(self, seeds: Iterable[int]) -> None:
+        """From now on the environments of these seeds don't matter: where it can, the back-end stops stepping them."""
+        self.left.update(seeds)
 
     @abstractmethod
     def reset(self) -> Array:

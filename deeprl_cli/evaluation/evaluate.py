@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -23,7 +23,7 @@ from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.runs.weights import best_path, load_best
-from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.schema.run import EnvConfig, RunConfig
 
 EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
 FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
@@ -74,15 +74,19 @@ class Evaluation:
 def eval_envs(cfg: RunConfig, seeds: list[int], episodes: int) -> VectorEnv:
     """Environments to evaluate on: EnvPool's where the run uses it (its ids differ), else stepped in this process. One
     alone, where there can't be several. An episode that nothing ends is cut after `eval.max_steps`."""
-    env = cfg.env
-    if env.backend != "envpool":
-        env = dataclasses.replace(env, backend="sync")
-        if not has_time_limit(env):
-            env = dataclasses.replace(env, max_episode_steps=cfg.eval.max_steps)
+    env = _to_evaluate_in(cfg.env, cfg.eval.max_steps)
+    own = [_to_evaluate_in(one, cfg.eval.max_steps) for one in cfg.member_envs] if len(cfg.jobs) > 1 else []
     try:
-        return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False)
+        return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False, own=own)
     except OneAtATimeError:
-        return make_vector_env(env, seeds, 1, training=False)
+        return make_vector_env(env, seeds, 1, training=False, own=own)
+
+
+def _to_evaluate_in(env: EnvConfig, max_steps: int) -> EnvConfig:
+    if env.backend == "envpool":
+        return env
+    limited = has_time_limit(env)
+    return dataclasses.replace(env, backend="sync", max_episode_steps=env.max_episode_steps if limited else max_steps)
 
 
 def cut_short(cfg: RunConfig, *evaluations: Evaluation) -> str:
@@ -106,14 +110,17 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic.
 
-    Raises EvaluationStopped as soon as `stopping()` is true.
+    Raises EvaluationStopped as soon as `stopping()` is true. Seeds that `envs` has left, or leaves on the way, have NaN
+    for returns.
 
     Environment e of a seed plays its share of the episodes, the first ones it finishes: taking whichever end first
     would favour short ones.
     """
-    num_seeds, gamma = policy.num_seeds, policy.algorithm.config.gamma
+    num_seeds = policy.num_seeds
     per_seed = envs.num_envs // num_seeds
+    gamma = np.repeat([config.gamma for config in policy.algorithm.configs], per_seed)
     share = [episodes // per_seed + (e < episodes % per_seed) for e in range(per_seed)] * num_seeds
+    left: set[int] = set()
     # of each episode: its return, length and discounted return, and what was expected as it began
     played: list[list[tuple[float, ...]]] = [[] for _ in range(envs.num_envs)]
     so_far, discount = np.zeros(envs.num_envs), np.ones(envs.num_envs)  # of the episodes under way
@@ -123,6 +130,12 @@ def evaluate(
     while missing:
         if stopping():
             raise EvaluationStopped
+        if len(envs.left) > len(left):
+            left = set(envs.left)
+            for e in (s * per_seed + e for s in left for e in range(per_seed)):
+                missing -= share[e] - len(played[e])
+                share[e], played[e] = 0, []
+            continue
         step = envs.step(policy.act(obs, None if noise is None else noise.next()["act"], eager=True))
         obs = step.obs
         so_far += discount * step.reward
@@ -137,22 +150,31 @@ def evaluate(
             so_far[begins], discount[begins] = 0.0, 1.0
             fresh = policy.expected_return(obs)
             expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)
-    rows = [list(chain(*played[s * per_seed : (s + 1) * per_seed])) for s in range(num_seeds)]
-    returns, lengths, discounted, hopes = np.moveaxis(np.array(rows), -1, 0)
+    nothing = [(math.nan, 0, math.nan, math.nan)] * episodes
+    rows = [list(chain(*played[s * per_seed : (s + 1) * per_seed])) or nothing for s in range(num_seeds)]
+    returns, lengths, discounted, hopes = np.moveaxis(np.array(rows, np.float64), -1, 0)
     return Evaluation(returns, lengths.astype(np.int64), discounted, None if expected is None else hopes)
 
 
 def final_evaluation(
-    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+    cfg: RunConfig,
+    policy: Policy,
+    run_dirs: Sequence[Path],
+    stopping: Callable[[], bool],
+    left: Iterable[int] = (),
+    failures: dict[int, Exception] | None = None,
 ) -> tuple[Evaluation, Evaluation]:
     """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
+
+    `run_dirs`: the folder of each of `cfg.jobs`. Seeds that are `left` (their indices) aren't played, and one whose
+    environment raises is left, and why told in `failures`.
 
     Raises EvaluationStopped when `stopping()`. Of several ranks, rank 0 plays and the others wait.
     """
     found = None
     if ranks.rank() == 0:
         with suppress(EvaluationStopped):
-            found = _last_and_best(cfg, policy, run_dir, stopping)
+            found = _last_and_best(cfg, policy, run_dirs, stopping, left, failures)
     found = ranks.told(found)
     if found is None:
         raise EvaluationStopped
@@ -160,13 +182,27 @@ def final_evaluation(
 
 
 def _last_and_best(
-    cfg: RunConfig, policy: Policy, run_dir: Path, stopping: Callable[[], bool]
+    cfg: RunConfig,
+    policy: Policy,
+    run_dirs: Sequence[Path],
+    stopping: Callable[[], bool],
+    left: Iterable[int],
+    failures: dict[int, Exception] | None,
 ) -> tuple[Evaluation, Evaluation]:
     with ExitStack() as stack:
         envs = eval_envs(cfg, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
         stack.callback(envs.close)
+        envs.apart = len(cfg.jobs) > 1
+        if failures is not None:
+            envs.failures = failures
+        envs.leave(left)
         last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
-        if not all(best_path(run_dir, seed).exists() for seed in cfg.seed_list):
+        first, found = 0, False
+        for job, run_dir in zip(cfg.jobs, run_dirs, strict=True):
+            if all(best_path(run_dir, seed).exists() for seed in job.seed_list):
+                load_best(policy, run_dir, job.seed_list, first)
+                found = True
+            first += job.seeds
+        if not found:
             return last, last  # eval.every=0: the last policy is all there is
-        load_best(policy, run_dir, cfg.seed_list)
         return last, evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes.ranks import share_size
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, UnitInterval
+from deeprl_cli.rl.values import Values, on, one_each, spread
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,9 +20,9 @@ class EpsilonConfig:
     """ε goes from `start` to `end` over the first `fraction` of the run; `constant` stays at `start`."""
 
     schedule: Literal["constant", "linear", "exponential"]
-    start: UnitInterval
-    end: UnitInterval
-    fraction: PositiveFloat
+    start: PerMember[UnitInterval]
+    end: PerMember[UnitInterval]
+    fraction: PerMember[PositiveFloat]
 
     def validate(self) -> None:
         """Raise ConfigError where the schedule can't take the values."""
@@ -49,9 +49,9 @@ class SeveralEpsilonsConfig:
     the run (Mnih et al. 2016 draw theirs); `constant`: it is that one from the first step on."""
 
     schedule: Literal["constant", "linear", "exponential"]
-    start: UnitInterval
-    end: list[UnitInterval]
-    fraction: PositiveFloat
+    start: PerMember[UnitInterval]
+    end: PerMember[list[UnitInterval]]
+    fraction: PerMember[PositiveFloat]
 
     def validate(self) -> None:
         """Raise ConfigError where there is no ε, or the schedule can't take the values."""
@@ -64,9 +64,13 @@ class SeveralEpsilonsConfig:
             )
 
 
-def epsilons(config: SeveralEpsilonsConfig, progress: float | Tensor, first: int, count: int) -> Tensor:
+def epsilons(configs: Sequence[SeveralEpsilonsConfig], progress: float | Tensor, first: int, count: int) -> Tensor:
     """ε of `count` explorers, the `first`-th and those behind it, at `progress` in [0, 1] of the run, of all seeds or
-    `(S,)`: `(1, count)` or `(S, count)`."""
+    `(S,)`: `(S, count)`, or `(1, count)` where it is that of each. `configs`: one a seed."""
+    if any(config != configs[0] for config in configs):
+        each = list(progress) if isinstance(progress, Tensor) else [progress] * len(configs)
+        return torch.cat([epsilons([c], p, first, count) for c, p in zip(configs, each, strict=True)])
+    config = configs[0]
     end = torch.tensor([config.end[(first + k) % len(config.end)] for k in range(count)])
     if config.schedule == "constant":
         return end.unsqueeze(0)
@@ -95,11 +99,11 @@ class ExplorationConfig:
     """
 
     kind: Literal["gaussian", "ou", "none"]
-    sigma: NonNegativeFloat
+    sigma: PerMember[NonNegativeFloat]
     sigma_schedule: Literal["constant", "linear"]
-    sigma_end: NonNegativeFloat
-    theta: NonNegativeFloat
-    dt: PositiveFloat
+    sigma_end: PerMember[NonNegativeFloat]
+    theta: PerMember[NonNegativeFloat]
+    dt: PerMember[PositiveFloat]
 
     def validate(self) -> None:
         """Raise ConfigError where the process would run away."""
@@ -123,16 +127,16 @@ class Exploration(nn.Module):
     sigma: Tensor
     x: Tensor
 
-    def __init__(self, config: ExplorationConfig, num_seeds: int, num_envs: int, size: int) -> None:
+    def __init__(self, config: ExplorationConfig, hp: Values, num_seeds: int, num_envs: int, size: int) -> None:
         super().__init__()
-        self.config, self.num_envs = config, share_size(num_envs)
+        self.config, self.hp, self.num_envs = config, hp, share_size(num_envs)
         kinds: dict[str, Callable[[Tensor], Tensor]] = {
             "gaussian": self.gaussian,
             "ou": self.ornstein_uhlenbeck,
             "none": torch.zeros_like,
         }
         self.noise = kinds[config.kind]
-        self.register_buffer("sigma", torch.full((num_seeds,), config.sigma))
+        self.register_buffer("sigma", one_each(hp.exploration_sigma, num_seeds))
         if config.kind == "ou":
             self.register_buffer("x", torch.zeros(num_seeds, self.num_envs, size))
 
@@ -144,16 +148,18 @@ class Exploration(nn.Module):
         return self.sigma.view(-1, 1, 1) * xi
 
     def ornstein_uhlenbeck(self, xi: Tensor) -> Tensor:
-        pushed = math.sqrt(self.config.dt) * self.gaussian(xi)
+        theta, dt = spread(self.hp.exploration_theta, xi), spread(self.hp.exploration_dt, xi)
+        pushed: Tensor = dt**0.5 * self.gaussian(xi)
         if xi.shape[1] != self.num_envs:
             return pushed
-        self.x.mul_(1.0 - self.config.theta * self.config.dt).add_(pushed)
+        self.x.mul_(1.0 - theta * dt).add_(pushed)
         return self.x
 
     def set_progress(self, progress: float | Tensor) -> None:
         """Anneal sigma: `progress` in [0, 1] of the run, of all seeds or `(S,)`."""
         if self.config.sigma_schedule == "linear":
-            start, end = self.config.sigma, self.config.sigma_end
+            start, end = self.hp.exploration_sigma, self.hp.exploration_sigma_end
+            progress = on(self.sigma.device, progress)
             self.sigma.copy_(torch.as_tensor(start + progress * (end - start)))
 
     def episodes_ended(self, ended: Tensor) -> None:

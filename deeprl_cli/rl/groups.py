@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.returns import mean
-from deeprl_cli.schema.typed import NonNegativeFloat
+from deeprl_cli.rl.values import Number, spread
+from deeprl_cli.schema.typed import NonNegativeFloat, Own
 
 
 @dataclass(kw_only=True, slots=True)
 class ReferenceConfig:
     """β·KL[π' ‖ π_ref] in the loss; `coef` 0: no reference."""
 
-    coef: NonNegativeFloat
+    coef: Annotated[NonNegativeFloat, Own(apart=(0.0,))]
     estimator: Literal["k3", "k2", "k1", "exact"]
     importance_weight: bool
 
@@ -37,9 +38,10 @@ class ReferenceConfig:
             raise ConfigError(f"{nothing} has nothing to weight: leave algo.kl.importance_weight out")
 
 
-def returns(reward: Tensor, weight: Tensor, gamma: float) -> Tensor:
+def returns(reward: Tensor, weight: Tensor, gamma: Number) -> Tensor:
     """R_i = Σ_t γ^t r_t of each episode, `(S, T, B)` to `(S, B)`; nothing is bootstrapped at its end."""
-    powers = gamma ** torch.arange(reward.shape[1], device=reward.device, dtype=reward.dtype)
+    t = torch.arange(reward.shape[1], device=reward.device, dtype=reward.dtype)
+    powers = spread(gamma, reward[:, :, 0]) ** t  # (T,) or (S, T)
     return (powers.unsqueeze(-1) * reward * weight).sum(1)
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.rl.distributions import Distribution
-from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat
+from deeprl_cli.rl.values import Number
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat
 
 Estimator = Callable[[Distribution, Distribution, Tensor], Tensor]  # (π', π_ref, actions) -> per sample
 COEF_RANGE = 1e-6, 1e6  # of an adaptive β: halved or doubled without end it would leave the floats
@@ -31,19 +32,13 @@ class KLConfig:
     """How far a policy may go from a reference: `penalty` adds β·KL[π' ‖ π_ref], `stop` ends an update's epochs."""
 
     mode: Literal["none", "penalty", "stop"]
-    coef: NonNegativeFloat
+    coef: PerMember[NonNegativeFloat]
     adaptive: bool
-    target: PositiveFloat | None
+    target: PerMember[PositiveFloat | None]
     estimator: Literal["exact", "k1", "k2", "k3"]
     where: Literal["loss", "reward"]
     ref: Literal["old", "initial"]
     importance_weight: bool
-
-    @property
-    def aim(self) -> float:
-        """`target` where something aims at it."""
-        assert self.target is not None
-        return self.target
 
     def validate(self) -> None:
         """Raise ConfigError where one of them contradicts another, or would do nothing."""
@@ -121,7 +116,7 @@ def sampled(k: Callable[[Tensor], Tensor]) -> Estimator:
 ESTIMATORS: dict[str, Estimator] = {"exact": exact, "k1": sampled(k1), "k2": sampled(k2), "k3": sampled(k3)}
 
 
-def adapt(coef: Tensor, kl: Tensor, target: float) -> Tensor:
+def adapt(coef: Tensor, kl: Tensor, target: Number) -> Tensor:
     """β `(S,)` doubled where KL > 1.5·target, halved where KL < target/1.5 (Schulman et al. 2017, section 4)."""
     factor = torch.where(kl > 1.5 * target, 2.0, torch.where(kl < target / 1.5, 0.5, 1.0))
     return (coef * factor).clamp(*COEF_RANGE)

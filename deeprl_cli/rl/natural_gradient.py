@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from deeprl_cli.rl.values import Number, spread
+
 SOLVED = 1e-10  # of |b|²: a residual this small is rounding, and another iteration would only stir it
 
 
@@ -33,8 +35,8 @@ def line_search(
     evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
     step: Tensor,
     better_than: Tensor,
-    max_kl: float,
-    ratio: float,
+    max_kl: Number,
+    ratio: Number,
     candidates: int,
 ) -> Tensor:
     """The largest of 1, ratio, ratio², … by which `step` `(S, P)` keeps KL ≤ `max_kl` and raises the objective.
@@ -44,7 +46,7 @@ def line_search(
     """
     scale = torch.zeros_like(better_than)
     for j in range(candidates):
-        objective, kl = evaluate(ratio**j * step)
+        objective, kl = evaluate(spread(ratio**j, step) * step)
         taken = (scale == 0) & (kl <= max_kl) & (objective > better_than)
         scale = torch.where(taken, ratio**j, scale)
         if scale.all():

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.returns import reverse_scan
+from deeprl_cli.rl.values import Number, per_seed, spread
 
 CLIP = 10.0  # normalised values beyond this are outliers of the first moments (SB3's VecNormalize)
 EPSILON = 1e-8
@@ -34,11 +35,11 @@ class RunningStatistics(nn.Module):
         trailing = (slice(None), slice(None)) + (None,) * (x.ndim - 2)
         w = weight[trailing]
         n = weight.sum(1)
-        batch_mean = (x * w).sum(1) / _like(n.clamp_min(1.0), self.mean)
-        batch_var = ((x - batch_mean.unsqueeze(1)).square() * w).sum(1) / _like(n.clamp_min(1.0), self.mean)
+        batch_mean = (x * w).sum(1) / per_seed(n.clamp_min(1.0), self.mean)
+        batch_var = ((x - batch_mean.unsqueeze(1)).square() * w).sum(1) / per_seed(n.clamp_min(1.0), self.mean)
         n, batch_mean, batch_var = ranks.merged_moments(n, batch_mean, batch_var)
         total = (self.count + n).clamp_min(1.0)
-        share = _like(n / total, self.mean)
+        share = per_seed(n / total, self.mean)
         delta = batch_mean - self.mean
         self.var.copy_(self.var * (1 - share) + batch_var * share + delta.square() * share * (1 - share))
         self.mean.add_(delta * share)
@@ -59,18 +60,17 @@ class RewardScaler(nn.Module):
     per_env = ("returns",)
     returns: Tensor
 
-    def __init__(self, num_seeds: int, num_envs: int, gamma: float) -> None:
+    def __init__(self, num_seeds: int, num_envs: int) -> None:
         super().__init__()
-        self.gamma = gamma
         self.statistics = RunningStatistics(num_seeds, ())
         # γ(1 − e)G of the step before
         self.register_buffer("returns", torch.zeros(num_seeds, ranks.share_size(num_envs)))
 
     @torch.no_grad()
-    def update(self, reward: Tensor, ended: Tensor, weight: Tensor) -> None:
+    def update(self, reward: Tensor, ended: Tensor, weight: Tensor, gamma: Number) -> None:
         """Take in `(S, T, B)` of consecutive steps; a dummy or padded one (weight 0) changes nothing."""
         reward = reward.nan_to_num(0.0, 0.0, 0.0) * weight
-        carry = torch.where(weight > 0, self.gamma * (1.0 - ended), 1.0)
+        carry = torch.where(weight > 0, spread(gamma, ended) * (1.0 - ended), 1.0)
         x = torch.cat(((reward[:, :1] + self.returns.unsqueeze(1)), reward[:, 1:]), 1)
         previous_carry = torch.cat((torch.zeros_like(carry[:, :1]), carry[:, :-1]), 1)
         returns = reverse_scan(x.flip(1), previous_carry.flip(1)).flip(1)
@@ -79,12 +79,8 @@ class RewardScaler(nn.Module):
 
     def scale(self, reward: Tensor) -> Tensor:
         """`(S, …)` in units of the return's standard deviation, clipped to ±10."""
-        return (reward / _like(self.std(), reward)).clamp(-CLIP, CLIP)
+        return (reward / per_seed(self.std(), reward)).clamp(-CLIP, CLIP)
 
     def std(self) -> Tensor:
         """Of the return, `(S,)`."""
         return (self.statistics.var + EPSILON).sqrt()
-
-
-def _like(per_seed: Tensor, x: Tensor) -> Tensor:
-    return per_seed.view(-1, *[1] * (x.ndim - 1))

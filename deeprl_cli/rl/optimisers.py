@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprl_cli.processes.ranks import average_all
+from deeprl_cli.rl.values import Number, Values, on, one_each, per_seed, spread
 from deeprl_cli.schema.run import AlgoConfig
 
 BETA1, BETA2 = 0.9, 0.999  # Adam (Kingma & Ba 2015)
@@ -34,15 +35,15 @@ class Optimiser(nn.Module):
     beta1_power: Tensor
     beta2_power: Tensor
 
-    def __init__(self, config: AlgoConfig, lr: float, params: Sequence[nn.Parameter]) -> None:
+    def __init__(self, config: AlgoConfig, hp: Values, lr: str, params: Sequence[nn.Parameter]) -> None:
+        """`lr`: its name among the values of the members, `hp`."""
         super().__init__()
         self.name: Literal["adam", "rmsprop", "rmsprop_tf", "sgd"] = config.optim
-        self.eps, self.clip_norm, self.clip_value = config.optim_eps, config.clip_norm, config.clip_value
+        self.hp, self.lr_name, self.schedule = hp, lr, config.lr_schedule
         self.accumulate_steps = config.accumulate_steps
-        self.initial_lr, self.schedule = lr, config.lr_schedule
         self.params: list[Tensor] = list(params)
         num_seeds = params[0].shape[0]
-        self.register_buffer("lr", torch.full((num_seeds,), lr))
+        self.register_buffer("lr", one_each(getattr(hp, lr), num_seeds))
         self.register_buffer("steps", torch.zeros(num_seeds))
         self.register_buffer("skipped", torch.zeros(num_seeds))
         if self.accumulate_steps > 1:
@@ -83,7 +84,7 @@ class Optimiser(nn.Module):
     def set_progress(self, progress: float | Tensor) -> None:
         """Anneal the learning rate: `progress` in [0, 1] of the run's horizon, of all seeds or `(S,)`."""
         if self.schedule == "linear":
-            self.lr.copy_(torch.as_tensor(self.initial_lr * (1.0 - progress)))
+            self.lr.copy_(torch.as_tensor(getattr(self.hp, self.lr_name) * (1.0 - on(self.lr.device, progress))))
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor | None = None) -> Tensor:
@@ -98,12 +99,13 @@ class Optimiser(nn.Module):
         self.skipped.add_((~norm.isfinite()).float())
         if self.accumulate_steps > 1:
             gradients, moves = self._accumulate(gradients, moves)
-        if self.clip_value is not None:
-            gradients = [g.clamp(-self.clip_value, self.clip_value) for g in gradients]
+        clip_norm, clip_value = self.hp.clip_norm, self.hp.clip_value
+        if clip_value is not None:
+            gradients = [clipped(g, spread(clip_value, g)) for g in gradients]
         scale = torch.ones_like(norm)
-        if self.clip_norm is not None:
-            whole = norm if self.accumulate_steps == 1 and self.clip_value is None else joint_norm(gradients)
-            scale = (self.clip_norm / (whole + 1e-6)).clamp_max(1.0)
+        if clip_norm is not None:
+            whole = norm if self.accumulate_steps == 1 and clip_value is None else joint_norm(gradients)
+            scale = (clip_norm / (whole + 1e-6)).clamp_max(1.0)
         self.steps.add_(moves)
         if self.name == "adam":
             self.beta1_power.mul_(torch.where(moves, BETA1, 1.0))
@@ -131,16 +133,17 @@ class Optimiser(nn.Module):
         if self.name == "sgd":
             return g
         v: Tensor = getattr(self, f"v{i}")
+        eps: Number = spread(self.hp.optim_eps, g)
         if self.name in ("rmsprop", "rmsprop_tf"):
             v.lerp_(g * g, (1 - RMSPROP_ALPHA) * moves)
-            return g / (v.sqrt() + self.eps if self.name == "rmsprop" else (v + self.eps).sqrt())
+            return g / (v.sqrt() + eps if self.name == "rmsprop" else (v + eps).sqrt())
         m: Tensor = getattr(self, f"m{i}")
         m.lerp_(g, (1 - BETA1) * moves)
         v.lerp_(g * g, (1 - BETA2) * moves)
         # clamp: a seed that has never stepped has nothing to correct, and its direction is masked anyway
         correction1 = per_seed((1 - self.beta1_power).clamp_min(1 - BETA1), g)
         correction2 = per_seed((1 - self.beta2_power).clamp_min(1 - BETA2), g)
-        return (m / correction1) / ((v / correction2).sqrt() + self.eps)
+        return (m / correction1) / ((v / correction2).sqrt() + eps)
 
 
 def joint_norm(gradients: Sequence[Tensor]) -> Tensor:
@@ -148,6 +151,5 @@ def joint_norm(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
 
-def per_seed(values: Tensor, like: Tensor) -> Tensor:
-    """`(S,)` shaped to broadcast against `like` `(S, …)`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+def clipped(gradient: Tensor, bound: Number) -> Tensor:
+    return gradient.clamp(-bound, bound)  # type: ignore[arg-type]  # two numbers, or two tensors

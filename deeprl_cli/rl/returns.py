@@ -11,11 +11,12 @@ from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes import ranks
-from deeprl_cli.schema.typed import PositiveInt, UnitInterval
+from deeprl_cli.rl.values import Number, spread
+from deeprl_cli.schema.typed import PerMember, PositiveInt, UnitInterval
 
 AdvantageName = Literal["gae", "td", "nstep", "mc"]
-# (reward, value, next_value, terminated, ended), each `(S, T, B)`, to Â `(S, T, B)`
-AdvantageEstimator = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+# (reward, value, next_value, terminated, ended), each `(S, T, B)`, γ and λ to Â `(S, T, B)`
+AdvantageEstimator = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Number, Number], Tensor]
 
 
 @dataclass(kw_only=True)
@@ -24,7 +25,7 @@ class AdvantageOptions:
 
     __slots__ = ()
     advantage: AdvantageName
-    gae_lambda: UnitInterval
+    gae_lambda: PerMember[UnitInterval]
     nstep: PositiveInt | None
     normalize_advantage: bool
 
@@ -42,7 +43,7 @@ class AdvantageOptions:
             )
 
 
-def advantage_estimator(name: AdvantageName, gamma: float, lam: float, k: int | None) -> AdvantageEstimator:
+def advantage_estimator(name: AdvantageName, k: int | None) -> AdvantageEstimator:
     """The deck's estimates of Â(s_t, a_t) ("Advantage estimation I" and "II"), all of them Σ_{l<k} (γλ)^l δ_{t+l} with
     δ_t = r_{t+1} + γ(1 − d_{t+1})V(s_{t+1}) − V(s_t):
 
@@ -54,10 +55,19 @@ def advantage_estimator(name: AdvantageName, gamma: float, lam: float, k: int | 
     V of the true next observation, and at the rollout's edge, even where fewer than `k` steps remain.
     """
     steps = 1 if name == "td" else k if name == "nstep" else None
-    decay = gamma * lam if name == "gae" else gamma
 
-    def estimate(reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor) -> Tensor:
+    def estimate(
+        reward: Tensor,
+        value: Tensor,
+        next_value: Tensor,
+        terminated: Tensor,
+        ended: Tensor,
+        gamma: Number,
+        lam: Number,
+    ) -> Tensor:
         assert reward.shape == value.shape == next_value.shape == terminated.shape == ended.shape
+        gamma, lam = spread(gamma, reward), spread(lam, reward)
+        decay = gamma * lam if name == "gae" else gamma
         delta = reward + gamma * (1.0 - terminated) * next_value - value
         carry = decay * (1.0 - ended)
         return reverse_scan(delta, carry) if steps is None else windowed_scan(delta, carry, steps)
@@ -74,7 +84,7 @@ def gae(
     A_t = δ_t + γλ(1 − e_t)A_{t+1}: no advantage flows across an episode's end of either kind, e = d or u.
     `next_value` is V of the true next observation. λ=1 is Algorithm 8's R̂ − V̂; λ=0 the one-step TD error.
     """
-    return advantage_estimator("gae", gamma, lam, None)(reward, value, next_value, terminated, ended)
+    return advantage_estimator("gae", None)(reward, value, next_value, terminated, ended, gamma, lam)
 
 
 def reverse_scan(x: Tensor, carry: Tensor) -> Tensor:

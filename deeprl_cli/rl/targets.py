@@ -10,16 +10,17 @@ from torch import Tensor
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.returns import mean
+from deeprl_cli.rl.values import Number, per_seed, spread
 from deeprl_cli.schema.run import ReplayConfig
-from deeprl_cli.schema.typed import UnitInterval
+from deeprl_cli.schema.typed import PerMember, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
 class PolyakConfig(ReplayConfig):
     """What algorithms with slowly following target networks share: ρ, or τ = 1 − ρ as other libraries write it."""
 
-    rho: UnitInterval | None
-    tau: UnitInterval | None
+    rho: PerMember[UnitInterval | None]
+    tau: PerMember[UnitInterval | None]
 
     def validate(self) -> None:
         ReplayConfig.validate(self)  # super() doesn't work in dataclasses with slots
@@ -40,10 +41,10 @@ class PolyakConfig(ReplayConfig):
         return 1.0 - self.tau
 
 
-def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: Number) -> Tensor:
     """y = r + γ(1 − d)·V(s'), all `(S, B)`. Only a *terminated* state has no future: truncation bootstraps (2.0)."""
     assert reward.shape == terminated.shape == next_value.shape
-    return reward + gamma * (1.0 - terminated) * next_value
+    return reward + spread(gamma, reward) * (1.0 - terminated) * next_value
 
 
 def q_values(critic: Stacked, obs: Tensor, action: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
@@ -71,6 +72,9 @@ def critic_losses(q: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def polyak_update(target: Stacked, online: Stacked, rho: float) -> None:
+def polyak_update(target: Stacked, online: Stacked, rho: Number) -> None:
     """w_target ← ρ·w_target + (1 − ρ)·w (deck, delayed Q update). `rho=0` copies."""
-    target.flat.lerp_(online.flat, 1.0 - rho)
+    if isinstance(rho, Tensor):  # not 1 − ρ, which 32 bits would round to a few digits
+        target.flat.copy_(online.flat.lerp(target.flat, per_seed(rho, online.flat)))
+    else:
+        target.flat.lerp_(online.flat, 1.0 - rho)

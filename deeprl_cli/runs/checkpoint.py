@@ -155,6 +155,19 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def intact_checkpoints(folder: Path) -> dict[int, Checkpoint]:
+    """Those in `folder` that can be read whole, by the `steps` of their state."""
+    found: dict[int, Checkpoint] = {}
+    for name in manifests(folder) if folder.is_dir() else []:
+        with suppress(UserError):
+            checkpoint = load_checkpoint(folder, name)
+            for segment in checkpoint.segments.values():
+                del segment
+            if type(checkpoint.state.get("steps")) is int:
+                found.setdefault(checkpoint.state["steps"], checkpoint)
+    return found
+
+
 def manifests(folder: Path) -> list[str]:
     """The manifests of the checkpoints in `folder`, newest first: the present one, then those kept behind it."""
     earlier = [found for path in folder.glob("manifest-*.json") if (found := _EARLIER.fullmatch(path.name))]

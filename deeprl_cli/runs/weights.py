@@ -18,8 +18,9 @@ def best_path(run: Path, seed: int) -> Path:
     return run / "checkpoints" / "best" / f"seed_{seed}.safetensors"
 
 
-def load_best(policy: Policy, run: Path, seeds: list[int]) -> Tensor:
-    """Put each seed's best weights into `policy`; the steps `(S,)` at which they were the present ones.
+def load_best(policy: Policy, run: Path, seeds: list[int], first: int = 0) -> Tensor:
+    """Put each seed's best weights into `policy`, from its `first` seed on; the steps `(S,)` at which they were the
+    present ones.
 
     Raises UserError where a file is missing, damaged, or another's.
     """
@@ -28,7 +29,7 @@ def load_best(policy: Policy, run: Path, seeds: list[int]) -> Tensor:
         tensors, meta = load_weights(best_path(run, seed))
         check_finite(best_path(run, seed), tensors)
         try:
-            policy.load_weights(index, tensors)
+            policy.load_weights(first + index, tensors)
             steps[index] = int(meta["step"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error

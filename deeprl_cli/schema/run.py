@@ -6,11 +6,13 @@ Nothing here knows Hydra; `config/compose.py` hands over plain dictionaries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.schema.typed import VARIANTS, NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.schema.members import Member
+from deeprl_cli.schema.typed import VARIANTS, NonNegativeInt, PerMember, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,7 +34,7 @@ class EnvConfig:
 
     id: str
     backend: Literal["sync", "async", "native", "envpool"]
-    kwargs: dict[str, Any]
+    kwargs: PerMember[dict[str, Any]]
     max_episode_steps: PositiveInt | None
     frame_stack: PositiveInt
     generators: Literal["auto", "own", "shared"]
@@ -150,16 +152,16 @@ class AlgoConfig:
 
     name: str
     num_envs: PositiveInt
-    gamma: UnitInterval
+    gamma: PerMember[UnitInterval]
     normalize_obs: bool
     normalize_reward: bool
     hidden: list[PositiveInt]
     activation: Literal["relu", "tanh", "gelu", "silu"]
     optim: Literal["adam", "rmsprop", "rmsprop_tf", "sgd"]
-    optim_eps: PositiveFloat
+    optim_eps: PerMember[PositiveFloat]
     lr_schedule: Literal["constant", "linear"]
-    clip_norm: PositiveFloat | None
-    clip_value: PositiveFloat | None
+    clip_norm: PerMember[PositiveFloat | None]
+    clip_value: PerMember[PositiveFloat | None]
     accumulate_steps: PositiveInt
 
     def validate(self) -> None:
@@ -277,7 +279,7 @@ class RunConfig:
     env: EnvConfig
     network: NetworkConfig
     hardware: HardwareConfig
-    seed: NonNegativeInt
+    seed: PerMember[NonNegativeInt]
     seeds: PositiveInt
     total_steps: PositiveInt
     horizon: PositiveInt | None
@@ -291,6 +293,21 @@ class RunConfig:
     @property
     def seed_list(self) -> list[int]:
         return list(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def members(self) -> list[Member]:
+        """Who stands on the seed axis."""
+        return [Member(str(seed), seed) for seed in self.seed_list]
+
+    @property
+    def jobs(self) -> Sequence[RunConfig]:
+        """The runs that train as one, in the order of their members: this one, alone (`GroupConfig` has several)."""
+        return [self]
+
+    @property
+    def member_envs(self) -> list[EnvConfig]:
+        """The environment of each member."""
+        return [job.env for job in self.jobs for _ in job.seed_list]
 
 
 VARIANTS[NetworkConfig], VARIANTS[HardwareConfig] = NETWORKS, HARDWARE

@@ -30,15 +30,26 @@ class Range:
         return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
 
 
+@dataclass(frozen=True)
+class Own:
+    """Marks a value that each member of the seed axis may have of its own (docs/sweeps.md, "Stacked"). Members whose
+    values are of another kind (null beside a number, say) aren't trained together, nor those that have one of `apart`
+    with those that don't: what is computed differs."""
+
+    apart: tuple[float, ...] = ()
+
+
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 UnitInterval = Annotated[float, Range(0, 1)]
 
+T = TypeVar("T")
+PerMember = Annotated[T, Own()]
+
 # of a class whose `name` says which of its subclasses is meant, what each name means
 VARIANTS: dict[type, Mapping[str, type]] = {}
-T = TypeVar("T")
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
@@ -70,8 +81,9 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         inner = _value(args[0], value, path)
-        if inner not in args[1]:
-            raise ConfigError(f"{path}={_show(value)}: must be {args[1]}")
+        for limits in args[1:]:
+            if isinstance(limits, Range) and inner not in limits:
+                raise ConfigError(f"{path}={_show(value)}: must be {limits}")
         return inner
     if origin in (typing.Union, types.UnionType):
         return _first_fitting(args, value, path)

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -49,29 +49,120 @@ def attempt(cfg: RunConfig, seen: Look | None = None) -> Outcome:
     from deeprl_cli.training.run import train
 
     began, run = time.monotonic(), ""
-    outcome: Outcome
+
+    def work() -> None:
+        nonlocal run
+        own = with_folder(cfg)
+        run = str(own.run_dir)
+        run = str(train(own, seen))
+
+    outcome = outcome_of(work)
+    return {**outcome, **left(run, began)}
+
+
+def attempt_together(
+    jobs: Sequence[tuple[RunConfig, Look]], running: Callable[[int, str], None], ended: Callable[[int, Outcome], None]
+) -> Outcome:
+    """Train these jobs as one. `running` is told the folder of each, `ended` what became of it, by its place among
+    them: of one that fails before the others, at once. What became of them all, as of one."""
+    from deeprl_cli.training.group import train_together
+
+    began, runs = time.monotonic(), [""] * len(jobs)
+    over: set[int] = set()
+
+    def failed(number: int, error: Exception) -> None:
+        over.add(number)
+        ended(number, {**failure(error), **left(runs[number], began)})
+
+    def work() -> None:
+        configs = []
+        for number, (cfg, _) in enumerate(jobs):
+            configs.append(with_folder(cfg))
+            runs[number] = str(configs[-1].run_dir)
+        for number, run in enumerate(runs):
+            running(number, run)
+        train_together(configs, [seen for _, seen in jobs], failed)
+
+    return _told_of_all(outcome_of(work), runs, over, ended, began)
+
+
+def continue_together(
+    runs: Sequence[Path], configs: Sequence[RunConfig], before: Collection[int], ended: Callable[[int, Outcome], None]
+) -> Outcome:
+    """The same of a group that goes on, of which those in `before` had ended."""
+    from deeprl_cli.training.group import resume_together
+
+    began, over = time.monotonic(), set(before)
+
+    def failed(number: int, error: Exception) -> None:
+        over.add(number)
+        ended(number, {**failure(error), **left(str(runs[number]), began)})
+
+    outcome = outcome_of(lambda: resume_together(runs, configs, before, failed))
+    return _told_of_all(outcome, [str(run) for run in runs], over, ended, began)
+
+
+def _told_of_all(
+    outcome: Outcome, runs: Sequence[str], over: Collection[int], ended: Callable[[int, Outcome], None], began: float
+) -> Outcome:
+    for number, run in enumerate(runs):
+        if number not in over:
+            ended(number, {**outcome, **left(run, began)})
+            outcome.pop("traceback", None)  # of all of them, once
+    return outcome
+
+
+def attempt_unit(
+    numbers: Sequence[int],
+    jobs: Sequence[tuple[RunConfig, Look | None]],
+    running: Callable[[int, str], None],
+    ended: Callable[[int, Outcome], None],
+) -> Outcome:
+    """`attempt` one job, or several together; `numbers` are theirs in the sweep."""
+    if len(jobs) == 1:
+        running(numbers[0], "")
+        outcome = attempt(*jobs[0])
+        ended(numbers[0], outcome)
+        return outcome
+    looked = [(cfg, seen) for cfg, seen in jobs if seen is not None]
+    return attempt_together(
+        looked, lambda place, run: running(numbers[place], run), lambda place, told: ended(numbers[place], told)
+    )
+
+
+def with_folder(cfg: RunConfig) -> RunConfig:
+    """The run with its folder named, so that it is known however the run ends."""
+    return cfg if cfg.run_dir is not None else dataclasses.replace(cfg, run_dir=str(reserve_folder(cfg)))
+
+
+def outcome_of(work: Callable[[], object]) -> Outcome:
+    """`status`, and what belongs to it, of work that trains."""
     try:
-        if cfg.run_dir is None:  # named here, so that it is known however the run ends
-            cfg = dataclasses.replace(cfg, run_dir=str(reserve_folder(cfg)))
-        run = str(cfg.run_dir)
-        run = str(train(cfg, seen))
-        outcome = {"status": "done"}
-    except UserError as error:
-        outcome = {"status": "failed", "error": str(error)}
+        work()
+        return {"status": "done"}
     except Exception as error:
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        outcome = {"status": "failed", "error": said, "traceback": traceback.format_exc()}
+        return failure(error)
     except KeyboardInterrupt:
-        outcome = {"status": "stopped", "code": STOPPED[0]}
+        return {"status": "stopped", "code": STOPPED[0]}
     except SystemExit as leave:
         if leave.code in STOPPED:
-            outcome = {"status": "stopped", "code": leave.code}
-        else:
-            outcome = {"status": "failed", "error": f"ended with exit code {leave.code}"}
+            return {"status": "stopped", "code": leave.code}
+        return {"status": "failed", "error": f"ended with exit code {leave.code}"}
+
+
+def failure(error: Exception) -> Outcome:
+    if isinstance(error, UserError):
+        return {"status": "failed", "error": str(error)}
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return {"status": "failed", "error": said, "traceback": "".join(traceback.format_exception(error))}
+
+
+def left(run: str, began: float) -> Outcome:
+    """The folder of a run that has ended, if it has left one, and what its summary says."""
     with contextlib.suppress(OSError):
         Path(run or ".").rmdir()  # still empty: it failed before it began
         run = ""
-    return {**outcome, "run": run, "seconds": round(time.monotonic() - began, 1), **returns_of(run)}
+    return {"run": run, "seconds": round(time.monotonic() - began, 1), **returns_of(run)}
 
 
 def returns_of(run: str) -> Outcome:
@@ -89,8 +180,11 @@ def returns_of(run: str) -> Outcome:
 # ---- in a process of its own --------------------------------------------------------------------------------------
 
 
-def write_plan(folder: Path, configs: list[RunConfig], share: int | None) -> None:
-    """What jobs that run elsewhere go by; `share`: the cores of each."""
+def write_plan(
+    folder: Path, configs: Sequence[RunConfig], share: int | None, units: Sequence[Sequence[int]] = ()
+) -> None:
+    """What jobs that run elsewhere go by; `share`: the cores of each; `units`: the numbers of those that train
+    together."""
     (folder / "jobs").mkdir()
     plan = {
         "directory": os.getcwd(),
@@ -100,31 +194,60 @@ def write_plan(folder: Path, configs: list[RunConfig], share: int | None) -> Non
         "cores": share,
         "openmp": "OMP_NUM_THREADS" not in os.environ,  # what the user has set stays
         "jobs": [to_plain(cfg) for cfg in configs],
+        "units": [list(unit) for unit in units],
     }
     atomic_write(folder / PLAN, json.dumps(plan).encode())
 
 
 def run_job(folder: str, number: int) -> None:
-    """Job `number` of the sweep in `folder`, here; never raises."""
+    """Job `number` of the sweep in `folder`, here, with those that train with it; never raises."""
     place = Path(folder)
     if (place / STOP).exists():
         return
-    record, log = place / f"jobs/{number}.json", place / f"jobs/{number}.log"
+    unit, told = [number], set[int]()
     outcome: Outcome = {"status": "stopped"}  # by what isn't caught below: asked to stop before the run had begun
+
+    def write(job: int, outcome: Outcome) -> None:
+        _write(place / f"jobs/{job}.json", outcome)
+
+    def ended(job: int, outcome: Outcome) -> None:
+        told.add(job)
+        if outcome["status"] == "failed":
+            print(outcome.get("traceback") or f"deeprl: {outcome['error']}", file=sys.stderr)
+        write(job, outcome)
+
     try:
         plan = json.loads((place / PLAN).read_text(encoding="utf-8"))
+        unit = next((unit for unit in plan["units"] if number in unit), unit)
         process = {"pid": os.getpid(), "host": socket.gethostname(), "leads": _lead_a_group(plan)}
-        _write(record, {"status": "running", **process})
-        with _output_to(log), _asked_to_stop(place / STOP):
+        for job in unit:
+            write(job, {"status": "running", **process})
+        with _output_to(place / f"jobs/{number}.log"), _asked_to_stop(place / STOP):
             _settle(plan)
-            outcome = attempt(run_config(plan["jobs"][number]))
-            if outcome["status"] == "failed":
-                print(outcome.get("traceback") or f"deeprl: {outcome['error']}", file=sys.stderr)
+            jobs = looked_at([run_config(plan["jobs"][job]) for job in unit])
+            attempt_unit(unit, jobs, lambda job, run: write(job, {"status": "running", **process, "run": run}), ended)
     except Exception as error:  # the folder isn't here, or can't be written
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     except SystemExit:
         pass
-    _write(record, outcome)
+    for job in unit:
+        if job not in told:
+            write(job, outcome)
+
+
+def looked_at(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, Look | None]]:
+    """Several that train as one are preflighted here, each environment looked at once; one alone does that itself."""
+    if len(configs) == 1:
+        return [(configs[0], None)]
+    from deeprl_cli.training.preflight import preflight
+
+    looks: dict[str, Look] = {}
+    jobs: list[tuple[RunConfig, Look | None]] = []
+    for cfg in configs:
+        env = str(to_plain(cfg.env))
+        looks[env] = preflight(cfg, seen=looks.get(env))
+        jobs.append((cfg, looks[env]))
+    return jobs
 
 
 def command(folder: str, number: int) -> list[str]:

@@ -25,12 +25,14 @@ LATE = 10.0  # seconds that a file may take to be seen, from the machine of a jo
 PATIENCE = 60.0  # seconds that jobs asked to stop have for their last checkpoint
 
 
-def run_side_by_side(engine: Engine, configs: Sequence[RunConfig], record: Record) -> int:
-    """Run all jobs through `engine`; the exit code of an interruption, else 0. Raises UserError where the engine can't
-    be had, and what the engine itself raises."""
+def run_side_by_side(
+    engine: Engine, configs: Sequence[RunConfig], record: Record, units: Sequence[Sequence[int]]
+) -> int:
+    """Run all jobs through `engine`, those of a unit together, as the first of them; the exit code of an interruption,
+    else 0. Raises UserError where the engine can't be had, and what the engine itself raises."""
     folder = record.folder.resolve()
-    write_plan(folder, list(configs), engine.cores(len(configs)))
-    follower = Follower(folder, record)
+    write_plan(folder, configs, engine.cores(len(units)), units)
+    follower = Follower(folder, record, units)
     work = partial(run_job, str(folder))
     jobs = Jobs(work, partial(command, str(folder)), follower.waiting, follower.stopping, folder / "jobs")
     with follower.following(), follower.stoppable():
@@ -73,8 +75,9 @@ class Process(NamedTuple):
 class Follower:
     """Tells the record what the jobs' files say, and the jobs when to stop."""
 
-    def __init__(self, folder: Path, record: Record) -> None:
+    def __init__(self, folder: Path, record: Record, units: Sequence[Sequence[int]]) -> None:
         self.folder, self.record = folder, record
+        self.units = {unit[0]: unit for unit in units}  # what an engine runs, by the number it knows it by
         self.received: int | None = None
         self._asked_at = 0.0
         self._over = threading.Event()
@@ -82,7 +85,7 @@ class Follower:
 
     def waiting(self) -> list[int]:
         self.look()
-        return self.record.numbers("waiting")
+        return [number for number in self.record.numbers("waiting") if number in self.units]
 
     def stopping(self) -> bool:
         return self.received is not None
@@ -91,23 +94,28 @@ class Follower:
         """A job has ended: its file says how, or else its engine why."""
         end = time.monotonic() + (0 if cause or self.stopping() else LATE)
         self.look()
-        while self.record.jobs[number]["status"] in ("waiting", "running") and time.monotonic() < end:
+        unit = self.units[number]
+        while self._open(unit) and time.monotonic() < end:
             time.sleep(LOOK)
             self.look()
-        job = self._processes.pop(number, None)
-        if job is not None and not job.alive():
-            job.kill()  # what it has started, if anything is left of that
-        if not self.stopping():
-            self.record.ended(number, {"status": "failed", "error": cause or "it ended without a word"})
-        elif self.record.jobs[number]["status"] == "running":
-            self.record.ended(number, {"status": "stopped"})
+        for job in unit:
+            process = self._processes.pop(job, None)
+            if process is not None and not process.alive():
+                process.kill()  # what it has started, if anything is left of that
+            if not self.stopping():
+                self.record.ended(job, {"status": "failed", "error": cause or "it ended without a word"})
+            elif self.record.jobs[job]["status"] == "running":
+                self.record.ended(job, {"status": "stopped"})
+
+    def _open(self, unit: Sequence[int]) -> bool:
+        return any(self.record.jobs[job]["status"] in ("waiting", "running") for job in unit)
 
     def look(self) -> None:
         for number in [*self.record.numbers("waiting"), *self.record.numbers("running")]:
             told = self._read(number)
             if told is None:
                 continue
-            self.record.running(number)
+            self.record.running(number, told.get("run", ""))
             if told["status"] != "running":
                 self._processes.pop(number, None)
                 self.record.ended(number, told)

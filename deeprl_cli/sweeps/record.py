@@ -9,20 +9,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deeprl_cli.errors import UserError
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.sweeps import table
 from deeprl_cli.sweeps.job import Outcome
+
+SWEEP_NAME = "sweep.json"
 
 
 class Record:
     """What became of each job, kept in `sweep.json` and told as it happens: waiting, running, done, failed or stopped;
     its run folder, return and time, or its error. More than one thread may write."""
 
-    def __init__(self, folder: Path, jobs: Sequence[Sequence[str]]) -> None:
-        self.folder, self.path = folder, folder / "sweep.json"
-        self.jobs: list[dict[str, Any]] = [{"overrides": list(job), "status": "waiting"} for job in jobs]
+    def __init__(
+        self, folder: Path, jobs: Sequence[Sequence[str]], begun: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        self.folder, self.path = folder, folder / SWEEP_NAME
+        fresh: list[dict[str, Any]] = [{"overrides": list(job), "status": "waiting"} for job in jobs]
+        self.jobs = fresh if begun is None else list(begun)
         self._lock, self._unwritten = threading.RLock(), False
         self._write()
+
+    @classmethod
+    def again(cls, folder: Path, waiting: Sequence[int]) -> Record:
+        """That of a sweep which goes on, whose jobs `waiting` do. Raises UserError where it can't be read."""
+        jobs = read_jobs(folder)
+        record = cls(folder, [job["overrides"] for job in jobs], begun=jobs)
+        for number in waiting:
+            record.jobs[number] = {"overrides": jobs[number]["overrides"], "status": "waiting"}
+        record._write()
+        return record
 
     def label(self, number: int) -> str:
         return " ".join(self.jobs[number]["overrides"])
@@ -33,10 +49,11 @@ class Record:
     def numbers(self, status: str) -> list[int]:
         return [number for number, job in enumerate(self.jobs) if job["status"] == status]
 
-    def running(self, number: int) -> None:
+    def running(self, number: int, run: str = "") -> None:
+        """It has begun, in the folder `run` where that is known."""
         with self._lock:
             if self.jobs[number]["status"] == "waiting":
-                self.jobs[number]["status"] = "running"
+                self.jobs[number] |= {"status": "running", **({"run": run} if run else {})}
                 self._write()
                 print(f"[{number + 1}/{len(self.jobs)}] {self.label(number)}", flush=True)
 
@@ -72,3 +89,15 @@ class Record:
             if not self._unwritten:
                 print(f"deeprl: {path}: can't be written ({error.strerror}); the table below holds", file=sys.stderr)
             self._unwritten = True
+
+
+def read_jobs(folder: Path) -> list[dict[str, Any]]:
+    """What `sweep.json` says of each job. Raises UserError where it isn't there, or is damaged."""
+    path = folder / SWEEP_NAME
+    try:
+        jobs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        if not all(isinstance(job["overrides"], list) and isinstance(job["status"], str) for job in jobs):
+            raise ValueError("not the jobs of a sweep")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: damaged, or not there: no sweep can go on from it") from error
+    return jobs

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from deeprl_cli.config.compose import Sweep, expand_sweep, load_config, sweep_settings
 from deeprl_cli.config.messages import unknown_option
 from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.processes.waiting import wait_politely
 from deeprl_cli.schema.run import MultiprocessConfig, RunConfig, device_of
-from deeprl_cli.schema.typed import to_plain
+from deeprl_cli.schema.typed import PositiveInt, build, to_plain
 from deeprl_cli.sweeps.engines import ENGINES, Engine, make_engine
-from deeprl_cli.sweeps.job import attempt
+from deeprl_cli.sweeps.job import attempt_unit, write_plan
 from deeprl_cli.sweeps.parallel import run_side_by_side
 from deeprl_cli.sweeps.record import Record
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deeprl_cli.envs.look import Look
 
 HERE = "basic"  # Hydra's name for one job after the other, in this process
+STACKED = "stacked"  # the same of groups of jobs, each trained as one
 SHOWN = 10  # refused jobs named before the rest is counted
 
 
@@ -36,31 +38,54 @@ def run_sweep(overrides: Sequence[str]) -> int:
     """
     wait_politely()
     sweep = expand_sweep(overrides)
-    wanted, engine = settings(sweep)
+    wanted, engine, stacking = settings(sweep)
     jobs = check(sweep, engine)
+    units = stacking.units(jobs, engine)
     record = Record(_make_folder(wanted), sweep.jobs)
-    print(f"sweep of {len(sweep.jobs)} runs, recorded in {record.path}", flush=True)
+    together = f" in {len(units)} group{'s' if len(units) > 1 else ''}" if stacking.wanted else ""
+    print(f"sweep of {len(sweep.jobs)} runs{together}, recorded in {record.path}", flush=True)
+    if stacking.wanted and engine is None:
+        write_plan(record.folder, [cfg for cfg, _ in jobs], None, units)  # for `deeprl resume SWEEP`
     try:
         if engine is not None:
-            code = run_side_by_side(engine, [cfg for cfg, _ in jobs], record)
+            code = run_side_by_side(engine, [cfg for cfg, _ in jobs], record, units)
         else:
-            code = _run_here(jobs, record)
+            code = _run_here(jobs, record, units)
     finally:
         record.close()
     return code or (1 if record.count("failed") else 0)
 
 
-def settings(sweep: Sweep) -> tuple[Path, Engine | None]:
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Stacking:
+    """Whether jobs train as one where they can, and how many members at most (null: as many as fit)."""
+
+    wanted: bool
+    members: PositiveInt | None
+
+    def units(self, jobs: Sequence[tuple[RunConfig, Look]], engine: Engine | None) -> list[list[int]]:
+        """The numbers of the jobs that train together."""
+        if not self.wanted:
+            return [[number] for number in range(len(jobs))]
+        from deeprl_cli.sweeps.groups import grouped
+
+        at_a_time = 1 if engine is None else max(1, available_cores() // (engine.cores(len(jobs)) or available_cores()))
+        return grouped(jobs, at_a_time=at_a_time, most=self.members)
+
+
+def settings(sweep: Sweep) -> tuple[Path, Engine | None, Stacking]:
     """The sweep's folder, not yet made, and what runs its jobs (`hydra/launcher=`); None: this process, one by one.
 
     Raises ConfigError for a launcher or an option that there isn't, or whose package is missing.
     """
     chosen = [text.partition("=")[2].strip("'\"") for text in sweep.launcher]
     name = chosen[-1] if chosen else HERE
-    if name not in (HERE, *ENGINES):
-        raise unknown_option("hydra/launcher", name, [HERE, *ENGINES])
+    if name not in (HERE, STACKED, *ENGINES):
+        raise unknown_option("hydra/launcher", name, [HERE, STACKED, *ENGINES])
     folder, options = sweep_settings(sweep)
-    return folder, None if name == HERE else make_engine(name, options)
+    given = {"wanted": options.pop("stacked", name == STACKED), "members": options.pop("members", None)}
+    stacking = build(Stacking, given, "hydra.launcher")
+    return folder, None if name in (HERE, STACKED) else make_engine(name, options), stacking
 
 
 def check(sweep: Sweep, engine: Engine | None = None) -> list[tuple[RunConfig, Look]]:
@@ -126,12 +151,10 @@ def _make_folder(wanted: Path) -> Path:
             raise UserError(f"can't create {folder} ({error.strerror}): give another hydra.sweep.dir=…") from error
 
 
-def _run_here(jobs: Sequence[tuple[RunConfig, Look]], record: Record) -> int:
-    """One job after the other, in this process; the exit code of an interruption, which ends the sweep, else 0."""
-    for number, (cfg, seen) in enumerate(jobs):
-        record.running(number)
-        outcome = attempt(cfg, seen)
-        record.ended(number, outcome)
+def _run_here(jobs: Sequence[tuple[RunConfig, Look]], record: Record, units: Sequence[Sequence[int]]) -> int:
+    """One job or group after the other, in this process; the exit code of an interruption, which ends it all, or 0."""
+    for unit in units:
+        outcome = attempt_unit(unit, [jobs[number] for number in unit], record.running, record.ended)
         if outcome["status"] == "stopped":  # the run has written its checkpoint
             return int(outcome["code"])
     return 0

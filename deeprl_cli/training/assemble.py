@@ -48,6 +48,7 @@ def training_envs(cfg: RunConfig) -> VectorEnv:
         training=True,
         groups_of=group_size,
         own_noise=own_noise(cfg),
+        own=cfg.member_envs,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deeprl_cli.algorithm import Algorithm, Metrics, average
+from deeprl_cli.data.replay import Segments
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, cut_short, evaluate
@@ -22,14 +23,13 @@ from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.processes.hardware import Hardware
 from deeprl_cli.rl.noise import NoiseStream
-from deeprl_cli.runs.checkpoint import save_checkpoint
-from deeprl_cli.runs.tensor_files import save_weights
 from deeprl_cli.schema.run import RunConfig
-from deeprl_cli.training.finite import FiniteWatch
 from deeprl_cli.training.services import Services
+from deeprl_cli.training.shares import Shares
 from deeprl_cli.training.stopwatch import Stopwatch
 from deeprl_cli.training.together import LOOK_EVERY, own_envs, own_pending, pooled_envs, pooled_log, pooled_pending
 
+SHOWN = 12  # returns named one by one
 ACT_BLOCK = 256  # steps of action noise drawn at a time
 
 
@@ -64,7 +64,6 @@ class Trainer(ABC):
         self.steps = 0
         self.began = time.monotonic()  # when this process did
         self.wall_seconds_before = 0.0  # of processes that trained this run before
-        self.checkpoint_step: int | None = None  # of the last checkpoint on the disk
         self.restored = False
         self.first_step_at: float | None = None  # time.monotonic() of the first environment step
         self.train_seconds = 0.0
@@ -75,7 +74,7 @@ class Trainer(ABC):
         self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
         self._metrics: list[Metrics] = []
         self._learned_at: list[int] = []  # steps at which they came
-        self.watch = FiniteWatch(policy, cfg.seed_list)
+        self.shares = Shares(cfg, policy, [part for part in (envs, eval_envs) if part is not None], to)
         self._recent_return = float("nan")
         self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval.every, cfg.checkpoint.every
         self._clock = Stopwatch()
@@ -101,6 +100,8 @@ class Trainer(ABC):
         step = self.envs.step(actions) if running is None else self.envs.step(actions, running)
         if self.first_step_at is None:
             self.first_step_at = time.monotonic()
+        if self.envs.failures:
+            self.shares.end_failures(self.envs, self.steps)
         if step.episode_end.any():
             for n in np.flatnonzero(step.episode_end):
                 self._episodes.append(
@@ -172,6 +173,7 @@ class Trainer(ABC):
     def start(self) -> None:
         """First observations, before anything is stepped; a trainer restored from a checkpoint has them."""
         self.obs = self.envs.reset()
+        self.shares.end_failures(self.envs, self.steps)
 
     @property
     def steps_per_second(self) -> float:
@@ -225,15 +227,13 @@ class Trainer(ABC):
         for seed in self.silent_seeds():
             values = {name: [*numbers[:seed], float("nan"), *numbers[seed + 1 :]] for name, numbers in values.items()}
         if ranks.rank() == 0:
-            self.to.logger.log(self.x_axis, values)
-            self.to.chain.extend(self.steps, weights)
+            self.shares.log(self.x_axis, values, self.steps, weights)
         if self._episodes:
             self._recent_return = _mean([episode[1] for episode in self._episodes])
         self.to.progress.update(self.steps, self._recent_return, self.steps_per_second)
         metrics, learned_at = self._metrics, self._learned_at
         self._episodes, self._metrics, self._learned_at = [], [], []
-        for line in self.watch.log(self.steps, metrics, learned_at):
-            self.to.progress.message(line)
+        self.shares.look_back(self.steps, metrics, learned_at)
 
     def evaluate(self) -> None:
         """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
@@ -246,14 +246,13 @@ class Trainer(ABC):
         self.last_evaluation = result
         means = result.return_mean
         if ranks.rank() == 0:
-            self.to.logger.log(self.x_axis, result.metrics(self.cfg))
+            self.shares.log(self.x_axis, result.metrics(self.cfg))
         for index, (mean, best) in enumerate(zip(means, self.best, strict=True)):
             if mean > best:
                 self.best[index] = mean
-                path = self.to.run_dir / "checkpoints" / "best" / f"seed_{self.cfg.seed_list[index]}.safetensors"
                 if ranks.rank() == 0:
-                    save_weights(path, self.policy.weights(index), {"step": self.x_axis[index], "return_mean": mean})
-        shown = ", ".join(f"{mean:.1f}" for mean in means)
+                    self.shares.keep_best(index, self.x_axis[index], mean)
+        shown = several(means)
         cut = cut_short(self.cfg, result)
         self.to.progress.message(
             f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes{cut and f'; {cut}'}"
@@ -265,7 +264,9 @@ class Trainer(ABC):
         assert self.eval_envs is not None
         before = self.eval_envs.state_dict()
         try:
-            return evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
+            result = evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
+            self.shares.end_failures(self.eval_envs, self.steps)
+            return result
         except EvaluationStopped:
             self._before_cut_evaluation = before
             return None
@@ -276,21 +277,13 @@ class Trainer(ABC):
         self._clock.stop()
         if self.cfg.checkpoint.every:
             self._next_checkpoint = _next_multiple(self.steps, self.cfg.checkpoint.every)
-        self.watch.check_parameters(self.steps)
-        if self.watch.nothing_learned:
-            self.to.progress.message(f"step {self.steps}: no update was finite since the last log: no checkpoint")
-            self._clock.start()
-            return
-        state = self.state_dict()
-        if ranks.rank() == 0:
-            state |= {"log": self.to.logger.flush(), "chain": self.to.chain.state_dict()}
-            folder = self.to.run_dir / "checkpoints" / "last"
-            save_checkpoint(folder, state, self.segments(), keep=self.cfg.checkpoint.keep)
-        self.checkpoint_step = self.steps
+        kept = self.shares.worth_keeping(self.steps)
+        if kept:
+            self.shares.save(kept, self.state_dict(), self.segments, self.steps)
         self._clock.start()
 
-    def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
-        """Big immutable pieces of the checkpoint; none unless a loop has them."""
+    def segments(self, members: slice = slice(None)) -> Segments:
+        """Big immutable pieces of the checkpoint, of these members; none unless a loop has them."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,14 +304,14 @@ class Trainer(ABC):
             "episodes": [list(episode) for episode in episodes],
             "metrics": metrics,
             "learned_at": torch.tensor(self._learned_at, dtype=torch.int64),
-            "finite": self.watch.state_dict(),
+            "finite": self.shares.watched(),
             "next": [self._next_log, self._next_eval, self._next_checkpoint],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
         self.steps = state["steps"]
-        self.restored, self.checkpoint_step = True, self.steps
+        self.restored = True
         self._clock.seconds = state["clock"]["train_seconds"]
         self.wall_seconds_before = state["clock"]["wall_seconds"]
         self.policy.load_whole_state(state["policy"])
@@ -335,7 +328,7 @@ class Trainer(ABC):
         self._metrics = [dict(zip(metrics, row, strict=True)) for row in zip(*metrics.values(), strict=True)]
         # checkpoints of the first versions have neither
         self._learned_at = state["learned_at"].tolist() if "learned_at" in state else [self.steps] * len(self._metrics)
-        self.watch.load_state_dict(state.get("finite"))
+        self.shares.restored(self.steps, state.get("finite"))
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]
         assert self.envs.obs is not None
         self.obs = self.envs.obs
@@ -343,6 +336,14 @@ class Trainer(ABC):
 
 def _next_multiple(steps: int, every: int) -> int:
     return (steps // every + 1) * every if every else 0
+
+
+def several(means: Sequence[float]) -> str:
+    """Returns of the seeds, in words."""
+    if len(means) <= SHOWN:
+        return ", ".join(f"{mean:.1f}" for mean in means)
+    known = [mean for mean in means if mean == mean]
+    return f"{_mean(known):.1f} (mean of {len(known)}; best {max(known, default=float('nan')):.1f})"
 
 
 def _mean(values: Sequence[float]) -> float:

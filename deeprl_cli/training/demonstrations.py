@@ -35,17 +35,40 @@ class DemonstrationTrainer(Trainer):
         super().__init__(*args)
         assert isinstance(self.cfg.algo, DemonstrationConfig)
         self.batch_size = self.cfg.algo.batch_size
-        self.lessons = [Lessons(self.cfg.env, self.algorithm.spec, seed) for seed in self.cfg.seed_list]
+        learners = zip(self.cfg.member_envs, self.cfg.seed_list, strict=True)
+        self.lessons = [Lessons(env, self.algorithm.spec, seed) for env, seed in learners]
+        self.taken: list[tuple[Array, Array]] = []  # of each seed, the latest minibatch
 
     def iterate(self) -> None:
         if self.first_step_at is None:
             self.first_step_at = time.monotonic()
-        batch = self.minibatch([lessons.take(self.batch_size) for lessons in self.lessons])
+        batch = self.minibatch(self.steps_of_all())
         self.algorithm.set_progress(self.steps, self.horizon)
         self.steps += self.batch_size
         learnable = iter([self.policy.normalise(batch)])
         self.learned(self.algorithm.update(learnable, iter([self.update_noise.next()])))
         self.policy.observe(batch.obs, batch.weight)
+
+    def steps_of_all(self) -> list[tuple[Array, Array]]:
+        """The next steps of each seed; where an environment raises, its run ends, before the others."""
+        taken: list[tuple[Array, Array]] = []
+        for index, lessons in enumerate(self.lessons):
+            if not self.shares.left[index]:
+                try:
+                    taken.append(lessons.take(self.batch_size))
+                    continue
+                except Exception as error:
+                    self.shares.end(self.shares.of(index), error, self.steps)
+            taken.append(self.taken[index] if self.taken else self.nothing())
+        self.taken = taken
+        return taken
+
+    def nothing(self) -> tuple[Array, Array]:
+        """A minibatch for a seed that doesn't matter any more."""
+        spec = self.algorithm.spec
+        spaces = spec.observation_space, spec.action_space
+        obs, action = (np.zeros((self.batch_size, *(space.shape or ())), space.dtype) for space in spaces)
+        return obs, action
 
     def minibatch(self, steps: Sequence[tuple[Array, Array]]) -> Transition:
         """Each seed's (observations, actions) `(M, …)` as one Transition `(S, M, …)`."""

@@ -40,7 +40,7 @@ class EpisodeTrainer(Trainer):
         self.rollouts = [Rollout(self.algorithm.spec, *shape) for _ in range(self.episodes_per_env)]
 
     def iterate(self) -> None:
-        active = self.seed_steps < self.cfg.total_steps
+        active = (self.seed_steps < self.cfg.total_steps) & ~torch.from_numpy(self.shares.left)
         taken = torch.zeros_like(self.seed_steps)
         longest = 0
         for number, rollout in enumerate(self.rollouts):
@@ -75,7 +75,7 @@ class EpisodeTrainer(Trainer):
         self.seed_progress = torch.where(active, self.seed_steps, self.seed_progress)
         self.algorithm.set_progress(self.seed_progress, self.horizon)
         self.seed_steps = self.seed_steps + taken
-        self.steps = int(self.seed_steps.min())
+        self.steps = int(self.seed_steps[~torch.from_numpy(self.shares.left)].min())
 
     def play(self, rollout: Rollout, running: np.ndarray) -> np.ndarray:
         """One (sub-)episode of every `running` environment `(N,)` into `rollout`; their lengths `(N,)`."""
@@ -91,6 +91,8 @@ class EpisodeTrainer(Trainer):
             self.obs = step.obs
             lengths += running
             running &= ~(step.terminated | step.truncated)
+            if self.shares.left.any():
+                running &= ~np.repeat(self.shares.left, self.num_envs)
             t += 1
         return lengths
 

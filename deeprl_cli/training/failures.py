@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 from deeprl_cli.errors import TrainingError, UserError
-from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.share import Share
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)  # full, gone, or not ours
 
 
-def explained(trainer: Trainer, error: Exception) -> Exception:
+def explained(shares: Sequence[Share], step: int, error: Exception) -> Exception:
     """`error`, which ended the training, with what the user needs to go on: another to raise, or the same with a note
     that stands below its traceback.
 
     An environment that fails on actions which are no numbers isn't to blame: the parameters are named that gave them.
+    It ended the first of `shares`, or all of them.
     """
-    run, where = trainer.to.name, standing(trainer)
+    run, where = shares[0].outlet.name, standing(shares[0], step)
     if isinstance(error, OSError) and error.errno in DISK:
         return UserError(f"{run}: can't be written ({error.strerror}): {where}; make room, then `deeprl resume {run}`")
-    bad = None if isinstance(error, TrainingError) else bad_tensor(trainer)
+    bad = None if isinstance(error, TrainingError) else bad_tensor(shares)
     if bad is not None:
         return TrainingError(f"{run}: {bad}; then {first_line(error)}; {where}: look at rewards and learning rates")
     if isinstance(error, UserError):
@@ -29,18 +31,19 @@ def explained(trainer: Trainer, error: Exception) -> Exception:
     return error
 
 
-def standing(trainer: Trainer) -> str:
+def standing(share: Share, step: int) -> str:
     """Where the run is, and where it would go on."""
-    kept = trainer.checkpoint_step
+    kept = share.checkpoint_step
     last = f"the last whole checkpoint is of step {kept}" if kept is not None else "there is no checkpoint yet"
-    return f"stopped at step {trainer.steps}, {last}"
+    return f"stopped at step {step}, {last}"
 
 
-def bad_tensor(trainer: Trainer) -> str | None:
+def bad_tensor(shares: Sequence[Share]) -> str | None:
     """A parameter or statistic that holds NaN or infinity, and whose it is."""
-    for index, seed in enumerate(trainer.cfg.seed_list):
-        if (found := trainer.watch.bad_tensor(index)) is not None:
-            return f"seed {seed}: {found}"
+    for share in shares:
+        for index, seed in enumerate(share.job.seed_list):
+            if (found := share.watch.bad_tensor(index)) is not None:
+                return f"seed {seed}: {found}"
     return None
 
 

@@ -21,10 +21,12 @@ UPSTREAM = ("obs_statistics.", "reward_scaler.")  # what everything else is comp
 
 
 class FiniteWatch:
-    """Watches the updates of all seeds of a run, from one log to the next. Seeds are meant by their index."""
+    """Watches the updates of all seeds of a run, from one log to the next. Seeds are meant by their index among these;
+    `first`: how many of other runs stand before them on the axis."""
 
-    def __init__(self, policy: Policy, seeds: Sequence[int]) -> None:
-        self.policy, self.seeds = policy, list(seeds)
+    def __init__(self, policy: Policy, seeds: Sequence[int], first: int = 0) -> None:
+        self.policy, self.seeds, self.first = policy, list(seeds), first
+        self._own = slice(first, first + len(self.seeds))
         self._before = self._counts()  # at the last log
         self._step = 0  # of the last log
         self._logs = [0] * len(self.seeds)  # in a row with updates skipped
@@ -33,7 +35,7 @@ class FiniteWatch:
     def _counts(self) -> Tensor:
         """(updates skipped, updates done) of each optimiser and seed, `(optimisers, 2, S)`."""
         counts = [
-            torch.stack((o.skipped, o.steps * o.accumulate_steps + getattr(o, "accumulated", 0.0)))
+            torch.stack((o.skipped, o.steps * o.accumulate_steps + getattr(o, "accumulated", 0.0)))[:, self._own]
             for o in self.policy.algorithm.optimisers()
         ]
         return torch.stack(counts).cpu()
@@ -86,12 +88,12 @@ class FiniteWatch:
     def _found(self, seed: int, step: int, metrics: Sequence[Metrics], steps: Sequence[int]) -> str:
         """The tensor to begin with for one who looks for the reason, and the step where it was first seen."""
         steps = steps if len(steps) == len(metrics) else [step] * len(metrics)
-        symptom, first = bad_metric(seed, metrics, steps) or ("its gradient isn't finite", step)
+        symptom, first = bad_metric(self.first + seed, metrics, steps) or ("its gradient isn't finite", step)
         return f"{self.bad_tensor(seed) or symptom}, first seen at step {first}"
 
     def bad_tensor(self, seed: int) -> str | None:
         """A statistic or a parameter of the seed that holds NaN or infinity, in words; None where all are finite."""
-        for kind, name, tensor in self._tensors(seed):
+        for kind, name, tensor in self._tensors(self.first + seed):
             if not tensor.isfinite().all():
                 return f"{kind} {name} holds {'NaN' if tensor.isnan().any() else 'infinity'}"
         return None

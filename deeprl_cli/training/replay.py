@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from deeprl_cli.data.memory import make_memory
+from deeprl_cli.data.replay import Segments
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream, bits, uniform
 from deeprl_cli.schema.run import ReplayConfig
@@ -72,8 +73,8 @@ class ReplayTrainer(Trainer):
             return (drawn * int(space.n)).long().clamp_max(int(space.n) - 1).numpy()
         return (2.0 * drawn - 1.0).numpy()
 
-    def segments(self) -> Mapping[str, Callable[[], Mapping[str, Tensor]]]:
-        return self.memory.segments() if self.memory_kept else {}
+    def segments(self, members: slice = slice(None)) -> Segments:
+        return self.memory.segments(members) if self.memory_kept else {}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
+
+import numpy as np
 
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.config.tuned import tuned_note
@@ -31,7 +32,6 @@ from deeprl_cli.runs.logger import RunLogger
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.assemble import assemble, make_trainer, resolved_hardware
-from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.failures import explained, first_line
 from deeprl_cli.training.launch import (
     asked_to_stop,
@@ -46,6 +46,11 @@ from deeprl_cli.training.launch import (
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.services import Services
+from deeprl_cli.training.share import Outlet, Share
+from deeprl_cli.training.stack import stacked
+from deeprl_cli.training.summary import farewell, summarise
+
+NOWHERE: Any = None  # where a run would write that had ended before the group of which it was goes on
 
 
 def train(cfg: RunConfig, seen: Look | None = None) -> Path:
@@ -59,13 +64,13 @@ def train(cfg: RunConfig, seen: Look | None = None) -> Path:
     if parallel(cfg) and not in_rank():
         return launch_fresh(cfg, seen.spec)
 
-    def fresh_folder(stack: ExitStack, hardware: hw.Hardware) -> Path:
+    def fresh_folder(stack: ExitStack, hardware: hw.Hardware) -> list[Path]:
         run_dir = create_run_folder(cfg, hardware.resolved())
         stack.enter_context(locked(run_dir))
-        return run_dir
+        return [run_dir]
 
     with membership(cfg):
-        return carry_out(cfg, seen, start, fresh_folder)
+        return carry_out(cfg, seen, start, fresh_folder)[0]
 
 
 def launch_fresh(cfg: RunConfig, spec: EnvSpec) -> Path:
@@ -81,28 +86,29 @@ def carry_out(
     cfg: RunConfig,
     seen: Look,
     start: float,
-    folder: Callable[[ExitStack, hw.Hardware], Path],
+    folders: Callable[[ExitStack, hw.Hardware], Sequence[Path]],
     hardware: hw.Hardware | None = None,
-    saved: Checkpoint | None = None,
-) -> Path:
-    """Train `cfg` in the locked `folder` it is given; `hardware` and `saved` are those of a run that goes on.
+    saved: Sequence[Checkpoint | None] = (),
+    failed: Callable[[Share], None] = lambda share: None,
+) -> list[Path]:
+    """Train `cfg` in the locked `folders` it is given, one for each of its jobs; `hardware` and `saved` are those of a
+    run that goes on. Of several, those that had ended before the others have nothing saved; `failed` is told of one
+    that does now.
 
     Raises UserError where the disk gives out or `saved` doesn't fit, SystemExit as `train` does.
     """
     with staying() as here, ExitStack() as stack:
-        parts = assemble(cfg, seen.spec, hardware, stack, fresh=saved is None)
+        parts = assemble(cfg, seen.spec, hardware, stack, fresh=not saved)
         policy, hardware = parts.policy, parts.hardware
-        run_dir = ranks.told(folder(stack, hardware) if ranks.rank() == 0 else Path())
-        home = here / run_dir  # wherever an environment may go
-        own_dir = folder_of_rank(home, stack)
-        logs = saved.state["log"] if saved is not None else None
-        logger = stack.enter_context(RunLogger(own_dir, cfg.seed_list, cfg.log.tensorboard, logs))
-        if saved is None and ranks.rank() == 0:
-            logger.text("config", f"```yaml\n{(home / 'config.yaml').read_text(encoding='utf-8')}```")
+        run_dirs = ranks.told(list(folders(stack, hardware)) if ranks.rank() == 0 else [])
+        homes = [here / run_dir for run_dir in run_dirs]  # wherever an environment may go
+        own_dirs = [folder_of_rank(home, stack) for home in homes]
+        run_dir, points = run_dirs[0], saved or [None] * len(run_dirs)
         signals = stack.enter_context(stop_on_signals())
         screen = None if ranks.rank() == 0 else stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, screen))
-        progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {run_dir}")
+        where = str(run_dir) if len(run_dirs) == 1 else f"{len(run_dirs)} runs together, the first in {run_dir}"
+        progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {where}")
         for note in (
             tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps),
             *seen.notes,
@@ -112,31 +118,54 @@ def carry_out(
             *durability_notes(cfg, seen.spec, parts.envs),
         ):
             progress.message(note)
-        with fitting(run_dir):
-            chain = WeightsChain(own_dir, saved.state["chain"] if saved is not None else None)
+        outlets = []
+        for job, name, home, own, point in zip(cfg.jobs, run_dirs, homes, own_dirs, points, strict=True):
+            if saved and point is None:
+                outlets.append(Outlet(home, NOWHERE, NOWHERE, name))
+                continue
+            with fitting(name):
+                logs, links = (point.state["log"], point.state["chain"]) if point else (None, None)
+                logger = stack.enter_context(RunLogger(own, job.seed_list, job.log.tensorboard, logs))
+                outlets.append(Outlet(home, logger, WeightsChain(own, links), name))
+            if point is None and ranks.rank() == 0:
+                logger.text("config", f"```yaml\n{(home / 'config.yaml').read_text(encoding='utf-8')}```")
 
         def asked() -> bool:
             return signals.requested() or asked_to_stop()
 
-        services = Services(home, logger, progress, asked, chain, run_dir)
+        def summary_of(share: Share, status: str, final: tuple[Evaluation, Evaluation] | None = None) -> dict[str, Any]:
+            return summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status)
+
+        def ended(share: Share) -> None:
+            write_summary(own_dirs[trainer.shares.all.index(share)], summary_of(share, "failed"))
+            failed(share)
+
+        services = Services(outlets, progress, asked, ended)
         trainer, compiler = make_trainer(cfg, parts, services)
         trainer.began = start
-        if saved is not None:
+        if saved:
+            for share, point in zip(trainer.shares, points, strict=True):
+                if point is None:
+                    trainer.shares.leave(share, UserError(f"{share.outlet.name}: had ended before"))
             with fitting(run_dir):
-                trainer.load_state_dict(saved.state, saved.segments)
+                trainer.load_state_dict(*stacked(cfg.jobs, points))
             progress.message(f"goes on from step {trainer.steps} of {cfg.total_steps}")
-        elif seen.transcripts:
+        elif seen.transcripts and trainer.shares.alone:
             progress.message(show_transcripts(policy, cfg, "before training"))
         status, final = "failed", None
         try:
             trainer.run()
             parts.close()
             progress.status("final evaluation")
-            final = final_evaluation(cfg, policy, home, lambda: trainer.stop_agreed or asked())
+            left = np.flatnonzero(trainer.shares.left).tolist()
+            failures: dict[int, Exception] = {}
+            final = final_evaluation(cfg, policy, homes, lambda: trainer.stop_agreed or asked(), left, failures)
+            for member, error in failures.items():
+                trainer.shares.end(trainer.shares.of(member), error, trainer.steps)
             progress.status("")
             if cut := cut_short(cfg, *final):
                 progress.message(f"final evaluation: {cut}")
-            if seen.transcripts:
+            if seen.transcripts and trainer.shares.alone:
                 progress.message(show_transcripts(policy, cfg, "after training"))
             status = "finished"
         except (EvaluationStopped, KeyboardInterrupt) as stop:
@@ -146,19 +175,21 @@ def carry_out(
         except Exception as error:
             if ranks.lost():
                 raise
-            told = explained(trainer, error)
+            told = explained(trainer.shares.going, trainer.steps, error)
             if told is error:
                 raise
             raise told from error
         finally:
-            summary = summarise(cfg, trainer, compiler.seconds if compiler else 0.0, final, status)
             with suppress(*([OSError] if status == "failed" else [])):  # the disk may be what failed
-                write_summary(own_dir, summary)
-    if ranks.rank() == 0:
-        print(_farewell(run_dir, summary))
+                for share, own in zip(trainer.shares, own_dirs, strict=True):
+                    if share.failed is None:
+                        summary = summary_of(share, status, final)
+                        write_summary(own, summary)
+    if ranks.rank() == 0 and trainer.shares.alone:
+        print(farewell(run_dir, summary))
     if signals.received is not None:
         raise SystemExit(128 + signals.received)
-    return run_dir
+    return run_dirs
 
 
 def show_transcripts(policy: Policy, cfg: RunConfig, when: str) -> str:
@@ -204,60 +235,5 @@ def durability_notes(cfg: RunConfig, spec: EnvSpec, envs: VectorEnv) -> list[str
     return notes
 
 
-def summarise(
-    cfg: RunConfig,
-    trainer: Trainer,
-    compile_seconds: float,
-    final: tuple[Evaluation, Evaluation] | None,
-    status: str,
-) -> dict[str, Any]:
-    """The content of summary.json. Without a final evaluation (last, best), `eval` tells of those during training;
-    null where there was none."""
-    first_step = trainer.first_step_at
-    last = final[0] if final else trainer.last_evaluation
-    return {
-        "algo": cfg.algo.name,
-        "env": cfg.env.id,
-        "seeds": cfg.seed_list,
-        "total_steps": trainer.steps,
-        "wall_seconds": round(trainer.wall_seconds, 3),
-        "startup_seconds": None if first_step is None else round(first_step - trainer.began, 3),
-        "compile_seconds": round(compile_seconds, 3),
-        "steps_per_second": round(trainer.steps_per_second, 1),
-        "skipped_updates": trainer.watch.skipped(),
-        "eval": None
-        if last is None
-        else {
-            "episodes": int(last.returns.shape[1]),
-            "return_mean": last.return_mean,
-            "return_std": last.return_std,
-            "best_return_mean": final[1].return_mean if final else list(trainer.best),
-        },
-        "status": status,
-    }
-
-
 def _span(seeds: list[int]) -> str:
     return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
-
-
-def _farewell(run_dir: Path, summary: dict[str, Any]) -> str:
-    evaluation = summary["eval"]
-    lines = [f"{summary['status']}: {summary['total_steps']} steps in {summary['wall_seconds']:.0f} s"]
-    if evaluation is not None:
-        lines.append(f"return of the last policy  {_returns(evaluation['return_mean'])}")
-        lines.append(f"return of the best policy  {_returns(evaluation['best_return_mean'])}")
-    if any(summary["skipped_updates"]):
-        counted = zip(summary["seeds"], summary["skipped_updates"], strict=True)
-        skipped = ", ".join(f"{count} of seed {seed}" for seed, count in counted if count)
-        lines.append(f"updates left out           {skipped} (they weren't finite)")
-    lines += [
-        f"run folder                 {run_dir}",
-        f"see its curves             tensorboard --logdir {quote(str(run_dir))}",
-    ]
-    return "\n".join(lines)
-
-
-def _returns(means: list[float]) -> str:
-    shown = ", ".join(f"{mean:.1f}" for mean in means)
-    return shown if len(means) == 1 else f"{sum(means) / len(means):.1f} (seeds: {shown})"

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deeprl_cli.runs.logger import RunLogger
-from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.training.progress import Progress
+from deeprl_cli.training.share import Outlet, Share
 
 
 class Services:
-    """Where a trainer's results go, and who may stop it."""
+    """Where the results of each run go that a trainer trains, and who may stop it. `failed` is told of one that ends
+    before the others."""
 
     def __init__(
         self,
-        run_dir: Path,
-        logger: RunLogger,
+        outlets: Sequence[Outlet],
         progress: Progress,
         stopping: Callable[[], bool],
-        chain: WeightsChain,
-        name: Path | None = None,
+        failed: Callable[[Share], None] = lambda share: None,
     ) -> None:
-        self.run_dir, self.logger, self.progress, self.stopping = run_dir, logger, progress, stopping
-        self.chain = chain
-        self.name = name or run_dir  # of the run, in words: as the user typed it
+        self.outlets, self.progress, self.stopping, self.failed = list(outlets), progress, stopping, failed
+
+    @property
+    def name(self) -> Path:
+        """Of the run, in words: as the user typed it."""
+        return self.outlets[0].name

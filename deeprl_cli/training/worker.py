@@ -43,6 +43,7 @@ from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.episodes import EpisodeTrainer
 from deeprl_cli.training.rollout import RolloutTrainer
 from deeprl_cli.training.services import Services
+from deeprl_cli.training.share import Outlet
 
 REPORT_EVERY = 0.2  # seconds
 EPISODES_A_REPORT = 100  # so that a report fits in what a pipe takes without waiting
@@ -292,7 +293,7 @@ def _build(job: Job) -> tuple[Worker, Callable[[], None]]:
     policy.algorithm.worker = job.index
     loops: dict[str, type[Worker]] = {"rollout": RolloutWorker, "episodes": EpisodeWorker}
     nothing: Any = None  # a worker writes and shows nothing itself
-    services = Services(Path(), nothing, nothing, lambda: False, nothing)
+    services = Services([Outlet(Path(), nothing, nothing)], nothing, lambda: False)
     worker = loops[algorithm_class.loop_for(cfg.algo)](cfg, policy, envs, envs, job.hardware, services)
     worker.desk = Desk(job, policy, shared_policy)
     if job.hardware.compile:

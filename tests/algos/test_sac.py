@@ -88,7 +88,7 @@ def test_alpha_rises_when_entropy_is_too_low(log_std, direction):
     before = algorithm.log_alpha.item()
     metrics = Learner(algorithm).learn()
     entropy = metrics["policy/entropy"].item()
-    assert algorithm.target_entropy == -2
+    assert algorithm.hp.target_entropy == -2
     assert (entropy < -2) == (direction > 0)
     assert (algorithm.log_alpha.item() - before) * direction > 0
 

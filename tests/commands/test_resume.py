@@ -268,7 +268,7 @@ def test_a_full_disk_stops_the_run_at_its_last_whole_checkpoint(tmp_path, monkey
     """Said in one line, with the step to go on from; with room again it ends as if nothing had happened."""
     import errno
 
-    from deeprl_cli.training import base
+    from deeprl_cli.training import share
 
     options = ["seeds=2", "checkpoint.every=60"]
     whole = train(short_run("dqn", tmp_path / "whole", *options))
@@ -280,9 +280,9 @@ def test_a_full_disk_stops_the_run_at_its_last_whole_checkpoint(tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         return save(*arguments, **keywords)
 
-    save = base.save_checkpoint
+    save = share.save_checkpoint
     with monkeypatch.context() as patch:
-        patch.setattr(base, "save_checkpoint", refused)
+        patch.setattr(share, "save_checkpoint", refused)
         with pytest.raises(
             UserError, match=r"No space left .*stopped at step 120, the last whole checkpoint is of step 6"
         ):

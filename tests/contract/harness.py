@@ -30,11 +30,13 @@ from deeprl_cli.policy import make_policy
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.runs.checkpoint import load_checkpoint
+from deeprl_cli.schema.members import Member, own_values
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.assemble import TRAINERS, training_envs
 from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.run import train
 from deeprl_cli.training.services import Services
+from deeprl_cli.training.share import Outlet
 
 SEEDS = [3, 11, 7]
 HORIZON = 1000  # environment steps that schedules run over
@@ -170,14 +172,32 @@ def training_env(name: str) -> str:
 
 
 def make_algorithm(
-    name: str, action: str | None = None, seeds: Sequence[int] = SEEDS, options: Sequence[str] = (), obs: str = "vector"
+    name: str,
+    action: str | None = None,
+    seeds: Sequence[int] = SEEDS,
+    options: Sequence[str] = (),
+    obs: str = "vector",
+    members: Sequence[Member] = (),
 ) -> Algorithm:
-    """A small instance acting in the space named (the first it takes: None), its weights those of `seeds`."""
+    """A small instance acting in the space named (the first it takes: None), its weights those of `seeds`; or of
+    `members`, who have values of their own."""
     cfg = configured(*small(name), *options)
     algorithm_class = get_algorithm(name)
     kinds = {kind.__name__: space for kind, space in ACTION_SPACES.items()}
     space = kinds[action or algorithm_class.action_spaces[0].__name__]
-    return algorithm_class(cfg.algo, cfg.network, EnvSpec("Test-v0", OBSERVATION_SPACES[obs], space), seeds)
+    return algorithm_class(cfg.algo, cfg.network, EnvSpec("Test-v0", OBSERVATION_SPACES[obs], space), members or seeds)
+
+
+def members_apart(name: str, options: Sequence[str] = ()) -> list[Member]:
+    """Three members, the first two of one seed, that differ in every value in which they may."""
+    algo = configured(*small(name), *options).algo
+    numbers = {key: value for key, value in own_values(algo).items() if not isinstance(value, str | None)}
+
+    def scaled(value: Any, by: float) -> Any:
+        return [scaled(item, by) for item in value] if isinstance(value, list) else value * by
+
+    others = ({f"algo.{key}": scaled(value, by) for key, value in numbers.items()} for by in (1.0, 0.8, 0.6))
+    return [Member(str(i), seed, values) for i, (seed, values) in enumerate(zip((3, 3, 7), others, strict=True))]
 
 
 def draw(space: gym.Space, lead: tuple[int, ...], rng: np.random.Generator) -> torch.Tensor:
@@ -350,7 +370,7 @@ class SilentServices(Services):
         ignore = lambda *_: None  # noqa: E731
         progress: Any = SimpleNamespace(update=ignore, status=ignore, message=self.messages.append)
         chain: Any = SimpleNamespace(extend=ignore, state_dict=dict)
-        super().__init__(run_dir, logger, progress, lambda: False, chain)
+        super().__init__([Outlet(run_dir, logger, chain)], progress, lambda: False)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tests.contract.harness import (
     act_noise,
     assert_close,
     make_algorithm,
+    members_apart,
     state,
 )
 
@@ -40,6 +41,40 @@ def test_together_equals_alone(name, action):
 def test_together_equals_alone_under_every_option(name, option):
     """The same for each alternative value of each option."""
     assert_together_equals_alone(name, options=option.split(), updates=2)
+
+
+def assert_members_equal_each_alone(name, action=None, options=(), updates=2):
+    """Three members that differ in every value in which they may, two of them with one seed and so the same data."""
+    members = members_apart(name, options)
+    together = Learner(make_algorithm(name, action, options=options, members=members))
+    assert together.algorithm.hp.gamma.shape == (3,)
+    metrics = [together.learn() for _ in range(updates)]
+    flats = [stack.flat for stack in together.algorithm.stacks().values() if stack.flat.requires_grad]
+    assert not any(torch.equal(flat[0], flat[1]) for flat in flats), "of one seed, and yet values tell"
+    for index, member in enumerate(members):
+        alone = Learner(make_algorithm(name, action, options=options, members=[member]))
+        assert isinstance(alone.algorithm.hp.gamma, float)
+        metrics_alone = [alone.learn() for _ in range(updates)]
+        assert_close(state(together.algorithm), state(alone.algorithm), 1e-4, seed=index)
+        for ours, theirs in zip(metrics, metrics_alone, strict=True):
+            assert_close(ours, theirs, 1e-3, seed=index)
+        obs = Learner(together.algorithm).obs()
+        own = slice(index, index + 1)
+        noise = act_noise(together.algorithm, obs)
+        expected = alone.algorithm.act(obs[own], noise[own])
+        torch.testing.assert_close(together.algorithm.act(obs, noise)[own], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "action"), PAIRS)
+def test_members_with_values_of_their_own_equal_each_alone(name, action):
+    """Learning rates, discounts, coefficients: whatever may differ, all at once."""
+    assert_members_equal_each_alone(name, action)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_members_equal_each_alone_under_every_option(name, option):
+    """The same for each alternative value of each option: some values are read under it alone."""
+    assert_members_equal_each_alone(name, options=option.split())
 
 
 @pytest.mark.parametrize(("name", "action"), PAIRS)

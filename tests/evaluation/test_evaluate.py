@@ -18,7 +18,7 @@ class Walkers:
 
     def __init__(self, *right):
         self.right, self.num_seeds, self.calls = right, len(right), 0
-        self.algorithm = SimpleNamespace(config=SimpleNamespace(gamma=0.5))
+        self.algorithm = SimpleNamespace(configs=[SimpleNamespace(gamma=0.5)] * len(right))
 
     def act(self, obs, noise, *, eager):
         assert eager

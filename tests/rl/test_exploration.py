@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,7 +64,10 @@ def test_an_exponential_schedule_needs_positive_ends(key):
 
 def exploration(kind, *, seeds=1, num_envs=2, size=1, schedule="constant", end=0.0, sigma=0.5, theta=0.15, dt=0.04):
     config = ExplorationConfig(kind=kind, sigma=sigma, sigma_schedule=schedule, sigma_end=end, theta=theta, dt=dt)
-    return Exploration(config, seeds, num_envs, size)
+    hp = SimpleNamespace(
+        **{f"exploration_{name}": getattr(config, name) for name in ("sigma", "sigma_end", "theta", "dt")}
+    )
+    return Exploration(config, hp, seeds, num_envs, size)
 
 
 def test_gaussian_noise_by_hand():

@@ -76,11 +76,11 @@ def test_reward_scale_is_the_deviation_of_the_discounted_return(chunks):
     """G = r + γG, afresh after every end, in whatever pieces the steps come; dummies aren't returns."""
     gamma, envs = 0.9, 3
     rollouts = [episodes(np.random.default_rng(s), 30, envs) for s in (0, 1)]
-    scaler = RewardScaler(2, envs, gamma)
+    scaler = RewardScaler(2, envs)
     stacked = [torch.from_numpy(np.stack(field).astype(np.float32)) for field in zip(*rollouts, strict=True)]
     start = 0
     for length in chunks:
-        scaler.update(*(field[:, start : start + length] for field in stacked))
+        scaler.update(*(field[:, start : start + length] for field in stacked), gamma)
         start += length
     for s, (reward, ended, weight) in enumerate(rollouts):
         returns, g = [], np.zeros(envs)
@@ -96,7 +96,7 @@ def test_reward_scale_is_the_deviation_of_the_discounted_return(chunks):
 
 def test_scaling_keeps_signs_and_clips():
     """No mean is subtracted: a reward of 0 stays 0; outliers end at ±10."""
-    scaler = RewardScaler(1, 1, 0.9)
-    scaler.update(torch.tensor([[[5.0], [6.0]]]), torch.ones(1, 2, 1), torch.ones(1, 2, 1))
+    scaler = RewardScaler(1, 1)
+    scaler.update(torch.tensor([[[5.0], [6.0]]]), torch.ones(1, 2, 1), torch.ones(1, 2, 1), 0.9)
     assert scaler.scale(torch.tensor([[0.0, 1e6, -1e6]])).tolist() == [[0.0, 10.0, -10.0]]
     assert (scaler.scale(torch.tensor([[1.0, -1.0]])).sign() == torch.tensor([[1.0, -1.0]])).all()

@@ -24,7 +24,7 @@ def make(name="adam", seeds=2, clip=None, schedule="constant", lr=0.05, eps=1e-5
     config = SimpleNamespace(
         optim=name, optim_eps=eps, clip_norm=clip, clip_value=value, lr_schedule=schedule, accumulate_steps=k
     )
-    return Optimiser(config, lr, params), params
+    return Optimiser(config, SimpleNamespace(lr=lr, **vars(config)), "lr", params), params
 
 
 def gradients(step, seeds=2, shapes=SHAPES):

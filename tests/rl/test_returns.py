@@ -116,10 +116,10 @@ ESTIMATES = {  # name, k: by hand from δ = (1.8, .7, 2.6); with an end at t=1, 
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_estimators_by_hand(name):
     """γ=.9 (λ=.8 for gae): without an end, terminated at t=1, and truncated there with V(final)=5 (T9)."""
-    estimate = advantage_estimator(name[0], 0.9, 0.8, name[1])
+    estimate = advantage_estimator(name[0], name[1])
     cases = [([2, 3, 4], [0, 0, 0], [0, 0, 0]), ([2, 5, 4], [0, 1, 0], [0, 1, 0]), ([2, 5, 4], [0, 0, 0], [0, 1, 0])]
     for expected, case in zip(ESTIMATES[name], cases, strict=True):
-        result = estimate(*(column(x) for x in (REWARD, VALUE, *case)))
+        result = estimate(*(column(x) for x in (REWARD, VALUE, *case)), 0.9, 0.8)
         assert result.flatten().tolist() == pytest.approx(expected)
 
 
@@ -140,7 +140,7 @@ def test_nstep_is_the_slides_formula(k):
                     break
             bootstrap = (1 - terminated[s, last, b]) * next_value[s, last, b]
             expected[s, t, b] = total + gamma ** (last - t + 1) * bootstrap
-    result = advantage_estimator("nstep", gamma, 0.5, k)(reward, value, next_value, terminated, ended)
+    result = advantage_estimator("nstep", k)(reward, value, next_value, terminated, ended, gamma, 0.5)
     torch.testing.assert_close(result, expected)
 
 
@@ -149,7 +149,7 @@ def test_estimators_that_are_one_another():
     rollout = random_rollout(20)
 
     def estimate(name, lam=0.5, k=None):
-        return advantage_estimator(name, 0.9, lam, k)(*rollout)
+        return advantage_estimator(name, k)(*rollout, 0.9, lam)
 
     torch.testing.assert_close(estimate("gae", 0.0), estimate("td"))
     torch.testing.assert_close(estimate("gae", 1.0), estimate("nstep"))

@@ -1,0 +1,66 @@
+"""Hyper-parameters as members of the seed axis have them: one number where all agree, else a tensor `(S,)`.
+
+A number is a constant of the graphs that read it, which are what they would be without members; a tensor is an input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from deeprl_cli.schema.members import own_keys, value_at
+
+Number = float | Tensor  # of all members, or `(S,)`
+
+
+class Values(nn.Module):
+    """The numbers of one configuration a member, by their keys with `_` for `.`: `kl.coef` is `kl_coef`.
+
+    None where all have none. Tensors aren't part of `state_dict()`: they come from the configuration.
+    """
+
+    def __init__(self, configs: Sequence[Any]) -> None:
+        super().__init__()
+        for key in own_keys(type(configs[0])):
+            self.put(key.replace(".", "_"), [value_at(config, key) for config in configs])
+
+    if TYPE_CHECKING:  # nn.Module's says Tensor or Module
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def put(self, name: str, numbers: Sequence[Any]) -> None:
+        """Take `numbers`, one a member, under this name."""
+        if hasattr(self, name):
+            delattr(self, name)
+        if all(number == numbers[0] for number in numbers) or not isinstance(numbers[0], int | float):
+            setattr(self, name, numbers[0])
+        else:
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32), persistent=False)
+
+
+@overload
+def spread(number: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def spread(number: float, like: Tensor) -> float: ...
+@overload
+def spread(number: Number, like: Tensor) -> Number: ...
+def spread(number: Number, like: Tensor) -> Number:
+    """Shaped to broadcast against `like` `(S, …)`; a plain number as it is."""
+    return per_seed(number, like) if isinstance(number, Tensor) else number
+
+
+def per_seed(numbers: Tensor, like: Tensor) -> Tensor:
+    """`(S,)` shaped to broadcast against `like` `(S, …)`."""
+    return numbers.view(-1, *[1] * (like.ndim - 1))
+
+
+def one_each(number: Number, num_seeds: int) -> Tensor:
+    """`(S,)`, a new tensor."""
+    return number.clone() if isinstance(number, Tensor) else torch.full((num_seeds,), number)
+
+
+def on(device: torch.device, number: Number) -> Number:
+    return number.to(device) if isinstance(number, Tensor) else number

@@ -1,0 +1,114 @@
+"""Several runs trained as one: each leaves its own folder, as if it had trained by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from deeprl_cli.envs.look import Look
+from deeprl_cli.errors import UserError
+from deeprl_cli.processes import hardware as hw
+from deeprl_cli.processes.signals import began
+from deeprl_cli.runs.checkpoint import Checkpoint, intact_checkpoints
+from deeprl_cli.runs.folder import create_run_folder, read_config
+from deeprl_cli.runs.group_record import write_group
+from deeprl_cli.runs.lock import locked
+from deeprl_cli.schema.group import as_one
+from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training.preflight import preflight
+from deeprl_cli.training.run import carry_out
+from deeprl_cli.training.share import Share
+
+FILES_A_MEMBER = 2  # held open: a table, and TensorBoard's events
+OTHER_FILES = 200
+
+
+def train_together(
+    jobs: Sequence[RunConfig], looks: Sequence[Look], failed: Callable[[int, Exception], None]
+) -> list[Path]:
+    """Train these runs, preflighted, as one; their folders. `failed` is told of one that ends before the others.
+
+    Raises what `train` does, for what ends them all.
+    """
+    start = began()
+    jobs = [dataclasses.replace(job, env=look.env) for job, look in zip(jobs, looks, strict=True)]
+    cfg = as_one(jobs)
+    make_room(cfg.seeds)
+
+    def folders(stack: ExitStack, hardware: hw.Hardware) -> list[Path]:
+        runs = []
+        for job in jobs:
+            runs.append(create_run_folder(job, hardware.resolved()))
+            stack.enter_context(locked(runs[-1]))
+        write_group(runs, jobs)
+        return runs
+
+    return carry_out(cfg, looks[0], start, folders, failed=by_number(jobs, failed))
+
+
+def by_number(jobs: Sequence[RunConfig], failed: Callable[[int, Exception], None]) -> Callable[[Share], None]:
+    """Told of a run by its place among `jobs`."""
+
+    def told(share: Share) -> None:
+        assert share.failed is not None
+        failed(next(number for number, job in enumerate(jobs) if job is share.job), share.failed)
+
+    return told
+
+
+def make_room(members: int) -> None:
+    """Let this process hold as many files open as so many members need, as far as the system lets it."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES_A_MEMBER * members + OTHER_FILES
+        if soft < wanted:
+            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def resume_together(
+    runs: Sequence[Path],
+    jobs: Sequence[RunConfig],
+    ended: Collection[int],
+    failed: Callable[[int, Exception], None],
+) -> list[Path]:
+    """Go on with a group from the newest step of which all its runs have a checkpoint; those that had `ended` before
+    the others (their numbers) stay as they are. From the first step, where none has a checkpoint.
+
+    Raises UserError where the checkpoints of the runs don't fit together, and what `train` does.
+    """
+    start = began()
+    cfg = as_one(jobs)
+    seen = preflight(cfg, fresh=False)
+    make_room(cfg.seeds)
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(locked(run))
+        saved = common_checkpoints(runs, ended)
+        if not saved:
+            print("no checkpoint yet: it starts again from its first step", flush=True)
+        hardware = hw.recorded(read_config(runs[0])["resolved"])
+        return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, by_number(jobs, failed))
+
+
+def common_checkpoints(runs: Sequence[Path], ended: Collection[int]) -> list[Checkpoint | None]:
+    """The checkpoints of the newest step that all runs have one of, but for those that have `ended`; [] where no run
+    has any. Raises UserError where they have none in common."""
+    found = [
+        None if number in ended else intact_checkpoints(run / "checkpoints" / "last") for number, run in enumerate(runs)
+    ]
+    going = [checkpoints for checkpoints in found if checkpoints is not None]
+    if not any(going):
+        return []
+    common = set.intersection(*(set(checkpoints) for checkpoints in going))
+    if not common:
+        steps = {str(run): sorted(steps) for run, steps in zip(runs, found, strict=True) if steps is not None}
+        raise UserError(
+            f"these runs have no checkpoint of one step in common, so they go on alone: deeprl resume RUN ({steps})"
+        )
+    newest = max(common)
+    return [None if checkpoints is None else checkpoints[newest] for checkpoints in found]
