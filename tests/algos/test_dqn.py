@@ -72,22 +72,6 @@ def test_linear_step_by_hand():
     assert (weight[[0, 2]] == 0).all()
 
 
-def test_tables_are_linear_in_onehot_features():
-    """network=tabular and network=linear network.features=onehot hold the same Q after 1000 random updates (T2)."""
-    options = [option for option in TABLE if option != "network=linear"]
-    options += ["algo.target_update=none", "algo.lr=0.3"]
-    learners = [
-        Learner(make_algorithm("dqn", seeds=[0, 1], options=[*network, *options], obs="discrete"))
-        for network in (["network=tabular"], ["network=linear", "network.features=onehot"])
-    ]
-    for _ in range(1000):
-        for learner in learners:
-            learner.learn(learner.data()[:1])
-    table, linear = (learner.algorithm.q(torch.arange(5).expand(2, 5)) for learner in learners)
-    assert table.abs().min() > 1e-3, "every entry has been learned"
-    torch.testing.assert_close(table, linear, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(("terminated", "truncated", "y"), [(0, 0, 2.8), (1, 0, 1.0), (0, 1, 2.8), (1, 1, 1.0)])
 def test_targets_at_ends(terminated, truncated, y):
     """y = r + γ max Q(s') unless terminated, whether or not truncated (T3)."""

@@ -66,11 +66,10 @@ def break_off(cfg, steps: int, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_run_that_broke_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch, capsys):
+def test_a_run_that_broke_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch, capsys, whole_run):
     """Curves, evaluations, best weights and the hash chain of all weights are those of the unbroken run."""
-    options = ["seeds=2", "checkpoint.every=60"]
-    whole = train(short_run(name, tmp_path / "whole", *options))
-    run = break_off(short_run(name, tmp_path / "broken", *options), 150, monkeypatch)
+    whole, _ = whole_run(name)
+    run = break_off(short_run(name, tmp_path / "broken", *whole_run.options), 150, monkeypatch)
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     resume(run, [])
     assert left(run) == left(whole)

@@ -63,12 +63,13 @@ def test_the_seed_alone_decides(name, run):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_two_seeds_together_equal_two_runs(name, run):
+def test_two_seeds_together_equal_two_runs(name, run, whole_run):
     """`seeds=2` gives the weights, episodes and (first) evaluation of runs with seed=0 and with seed=1.
 
     Where loops wait for episodes, logs and evaluations come when the slower seed is due: there, of the curves, how many
     steps and episodes there were."""
-    both, together = run(name, "seeds=2")
+    both = whole_run(name)[0]
+    together = load_checkpoint(both / "checkpoints" / "last").state["policy"]
     for seed in (0, 1):
         one, alone = run(name, f"seed={seed}")
         assert_close(together, alone, 1e-3, seed=seed)

@@ -122,8 +122,10 @@ def test_enormous_bounds_are_none(tmp_path):
 @pytest.mark.parametrize(("way", "told"), [("raises", "raises ValueError: close went wrong"), ("sleeps", "come back")])
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_a_finished_run_is_finished(way, told, backend, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("deeprl_cli.envs.closing.GRACE", 0.5)
-    monkeypatch.setattr("deeprl_cli.envs.asynchronous.GRACE", 0.5)
+    if way == "sleeps":  # nothing is worth waiting for
+        monkeypatch.setattr("deeprl_cli.envs.closing.GRACE", 0.1)
+        monkeypatch.setattr("deeprl_cli.envs.asynchronous.GRACE", 0.1)
+        monkeypatch.setattr("deeprl_cli.envs.closing.LATER", 0.1)
     monkeypatch.setattr("deeprl_cli.envs.closing._said", set())
     began = time.monotonic()
     run = trained(tmp_path / "run", f"env.kwargs.way={way}", f"env.backend={backend}")

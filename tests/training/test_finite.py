@@ -20,7 +20,6 @@ from deeprl_cli.training.run import train
 from tests.commands.test_resume import left
 from tests.contract.harness import ALGORITHMS, short_run
 
-OPTIONS = ["seeds=2", "checkpoint.every=50"]
 BAD_FROM = 120  # steps
 
 
@@ -56,14 +55,14 @@ def parameters(state) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_run_ends_where_no_update_is_finite_any_more(name, tmp_path, trainers, monkeypatch):
+def test_a_run_ends_where_no_update_is_finite_any_more(name, tmp_path, trainers, monkeypatch, whole_run):
     """At a log, with the tensor and the step; without the poison it goes on from the good checkpoint as if unharmed."""
-    whole = train(short_run(name, tmp_path / "whole", *OPTIONS))
+    whole, _ = whole_run(name)
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         spoil_gradients(patch, trainers, {0, 1})
         with pytest.raises(TrainingError) as caught:
-            train(short_run(name, run, *OPTIONS))
+            train(short_run(name, run, *whole_run.options))
     told = str(caught.value)
     assert "\n" not in told
     found = re.search(
@@ -91,13 +90,13 @@ def test_a_run_ends_where_no_update_is_finite_any_more(name, tmp_path, trainers,
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_one_bad_seed_goes_on_being_left_out(name, tmp_path, trainers, monkeypatch, capsys):
+def test_one_bad_seed_goes_on_being_left_out(name, tmp_path, trainers, monkeypatch, capsys, whole_run):
     """It is named while it trains and at the end; the other one's numbers are those it has without it."""
-    whole = train(short_run(name, tmp_path / "whole", *OPTIONS))
+    whole, said = whole_run(name)
     assert read_summary(whole)["skipped_updates"] == [0, 0]
-    assert "updates" not in capsys.readouterr().out
+    assert "updates" not in said
     spoil_gradients(monkeypatch, trainers, {1})
-    run = train(short_run(name, tmp_path / "run", *OPTIONS))
+    run = train(short_run(name, tmp_path / "run", *whole_run.options))
     out = capsys.readouterr().out
     assert re.search(r"seed 1: \d+ updates skipped from step \d+ to \d+, they weren't finite: optim/\w+ is nan", out)
     assert "seed 0: " not in out
