@@ -20,6 +20,7 @@ from torch import Tensor
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes.compile_cache import remove_half_made
 from deeprl_cli.processes.cores import available_cores as available_cores
+from deeprl_cli.processes.graph_store import GraphStore, bound
 from deeprl_cli.schema.run import HardwareConfig, MultiprocessConfig, device_of
 from deeprl_cli.schema.typed import PositiveInt, build
 
@@ -152,57 +153,86 @@ def find_compiler() -> str | None:
     return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
 
 
-class GraphCompiler:
-    """Compiles an algorithm's methods, each as one full graph, and times the first calls.
+def cache_folder() -> Path:
+    """Where compiled code is kept, of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl"
 
-    `announce(name)` is called before a method's first call and `announce(None)` after it.
+
+class GraphCompiler:
+    """Compiles an algorithm's methods, each as one full graph, and times the first calls; on a CPU, a graph compiled
+    before, by whatever run, is loaded.
+
+    `announce(what is done)` is called before a method's first call and `announce(None)` after it; `say` takes words
+    for the user about what is stored.
     """
 
-    def __init__(self, announce: Callable[[str | None], None], backend: str = "inductor") -> None:
+    def __init__(
+        self,
+        announce: Callable[[str | None], None],
+        backend: str = "inductor",
+        say: Callable[[str], None] = lambda text: warnings.warn(text, stacklevel=2),
+    ) -> None:
         self.announce, self.backend, self.seconds = announce, backend, 0.0
+        self.store: GraphStore | None = None
         if backend == "inductor":
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl" / "inductor"
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
             remove_half_made(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
-        # A whole update differentiates inside its graph; without this switch the graph would break there.
-        torch._dynamo.config.trace_autograd_ops = True
+            if not torch.cuda.is_available():
+                self.store = GraphStore(cache_folder() / "graphs", say)
         warnings.filterwarnings("ignore", message=".*TensorFloat32.*", category=UserWarning)
 
     def __call__(self, name: str, method: MethodType) -> Callable[..., Any]:
-        """`method` as a graph, one for each layout of its arguments (a padded length, say): compiled when first met."""
+        """`method` as a graph, one for each layout of its arguments (a padded length, say): made when first met."""
         graphs: dict[Layout, Callable[..., Any]] = {}
 
         def graph(*args: Any) -> Any:
             expected = layout(args)
             if (known := graphs.get(expected)) is not None:
                 return known(*args)
-            self.announce(name)
             start = time.perf_counter()
-            compiled, bound = self._compile(name, method)
-            result = compiled(*args)
-            graphs[expected] = guardless(bound) or compiled
+            result, graphs[expected] = self._first_call(name, method, args)
             self.seconds += time.perf_counter() - start
             self.announce(None)
             return result
 
         return graph
 
+    def _first_call(self, name: str, method: MethodType, args: tuple[Any, ...]) -> tuple[Any, Callable[..., Any]]:
+        """The result of the first call with arguments of this layout, and what to call from now on."""
+        place = self.store.place(name, method, args) if self.store else None
+        if self.store and place and place.exists():
+            self.announce(f"loading {name}, compiled by an earlier run")
+            if (loaded := self.store.load(place, method)) is not None:
+                return loaded(*args), loaded
+        self.announce(f"compiling {name} (once: kept in the user's cache folder)")
+        compiled, own = self._compile(name, method)
+        if self.store and place:
+            made = compiled.aot_compile((args, {}))  # type: ignore[attr-defined]
+            self.store.keep(place, made)
+            kept = bound(made, method)
+            return kept(*args), kept
+        result = compiled(*args)
+        return result, guardless(own) or compiled
+
     def _compile(self, name: str, method: MethodType) -> tuple[Callable[..., Any], MethodType]:
+        # A whole update differentiates inside its graph; without this switch the graph would break there.
+        torch._dynamo.config.trace_autograd_ops = True
         # A code object of its own: dynamo keeps its cache, and its limit of entries, per code object, and one process
         # may train many algorithms one after the other.
         code = method.__func__.__code__.replace()
         function = FunctionType(
             code, method.__func__.__globals__, name, method.__func__.__defaults__, method.__func__.__closure__
         )
-        bound = MethodType(function, method.__self__)
-        compiled = torch.compile(
-            bound,
-            fullgraph=True,
-            dynamic=False,
-            backend=self.backend,
-            options={"cpp_wrapper": True} if self.backend == "inductor" and not torch.cuda.is_available() else None,
-        )
-        return compiled, bound
+        own = MethodType(function, method.__self__)
+        compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=self.backend, options=self._options())
+        return compiled, own
+
+    def _options(self) -> dict[str, Any] | None:
+        """Of inductor, on a CPU: calls from C++, and no guards, which can't be stored. What they look
+        after can't change: `layout` checks what comes in, and the rest is in the graph's key."""
+        if self.store is None:
+            return None
+        return {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
 
 
 Layout = tuple[Any, ...]

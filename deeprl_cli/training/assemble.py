@@ -111,7 +111,7 @@ def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trai
     """The trainer for the algorithm's loop, its graphs handed to the compiler where the hardware says so."""
     loop = TRAINERS[get_algorithm(cfg.algo.name).loop_for(cfg.algo)] if workers_of(cfg) is None else AsynchronousTrainer
     trainer = loop(cfg, parts.policy, parts.envs, parts.evaluation_envs, parts.hardware, services)
-    compiler = hw.GraphCompiler(trainer.compiling) if parts.hardware.compile else None
+    compiler = hw.GraphCompiler(trainer.compiling, say=services.progress.message) if parts.hardware.compile else None
     if compiler is not None:
         parts.policy.algorithm.compile_graphs(compiler)
     return trainer, compiler

@@ -196,14 +196,14 @@ class Trainer(ABC):
         """The environment steps that each seed has done."""
         return [self.steps] * self.num_seeds
 
-    def compiling(self, name: str | None) -> None:
+    def compiling(self, doing: str | None) -> None:
         """Shown, and left out of the training time."""
-        if name is None:
+        if doing is None:
             self._clock.start()
             self.to.progress.status("")
         else:
             self._clock.stop()
-            self.to.progress.status(f"compiling {name} (once: kept in the user's cache folder)")
+            self.to.progress.status(doing)
 
     def log(self) -> None:
         self._next_log = _next_multiple(self.steps, self.cfg.log.every)

@@ -1,0 +1,157 @@
+"""Graphs that outlive the process: found again, equal to fresh ones, and trusted only where nobody else writes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from deeprl_cli.processes import graph_store, hardware
+from deeprl_cli.processes.graph_store import GraphStore, why_not
+from deeprl_cli.processes.hardware import GraphCompiler
+
+
+def compiles(test):
+    """For tests of a graph that is really compiled."""
+    needs = pytest.mark.skipif(hardware.find_compiler() is None, reason="needs a C++ compiler")
+    return pytest.mark.slow(needs(test))
+
+
+class Walker(nn.Module):
+    """Moves its weight by a gradient that is taken inside of the graph, as an algorithm's step does."""
+
+    graphs = ("step",)
+
+    def __init__(self, rate: float = 0.1) -> None:
+        super().__init__()
+        self.weight, self.rate = nn.Parameter(torch.ones(3)), rate
+
+    def step(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = ((self.weight * x).sum() - 1.0) ** 2
+        (gradient,) = torch.autograd.grad(loss, [self.weight])
+        with torch.no_grad():
+            self.weight.sub_(self.rate * gradient)
+        return {"loss": loss.detach()}
+
+
+class Compiled:
+    """A compiled step of a fresh Walker, and what was said about it."""
+
+    def __init__(self, walker: Walker) -> None:
+        self.walker, self.announced, self.said = walker, [], []
+        self.compiler = GraphCompiler(self.announced.append, say=self.said.append)
+        self.step = self.compiler("step", walker.step)
+
+    @property
+    def done(self) -> list[str]:
+        return [word.split()[0] for word in self.announced if word]
+
+
+@pytest.fixture(scope="module")
+def cache_once(tmp_path_factory) -> Path:
+    """A cache folder of this module's own, with the graph of a Walker in it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(folder))
+        first = Compiled(Walker())
+        first.step(torch.arange(3.0))
+        assert first.done == ["compiling"]
+        assert first.said == []
+    return folder
+
+
+@pytest.fixture
+def cache(cache_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_once))
+    return cache_once
+
+
+def stored(cache: Path) -> list[Path]:
+    return sorted(cache.glob("deeprl/graphs/*/*.graph"))
+
+
+@compiles
+def test_a_stored_graph_is_loaded_and_computes_what_eager_does(cache: Path) -> None:
+    eager, loaded = Walker(), Compiled(Walker())
+    for seed in range(3):
+        x = torch.randn(3, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(loaded.step(x), eager.step(x))
+        torch.testing.assert_close(loaded.walker.weight, eager.weight)
+    assert loaded.done == ["loading"]
+    assert loaded.said == []
+    assert loaded.compiler.seconds > 0
+    (file,) = stored(cache)
+    assert file.stat().st_mode & 0o077 == 0
+    assert (cache / "deeprl" / "graphs").stat().st_mode & 0o077 == 0
+
+
+@compiles
+def test_what_is_held_is_known_before_anything_is_called(cache: Path) -> None:
+    store = GraphStore(cache / "deeprl" / "graphs", pytest.fail)
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    assert store.holds(Walker(), ["step"], threads, precision)
+    assert not store.holds(Walker(), ["step", "act"], threads, precision)
+    assert not store.holds(Walker(0.2), ["step"], threads, precision)
+    assert not store.holds(Walker(), ["step"], threads + 1, precision)
+
+
+@compiles
+@pytest.mark.parametrize("damage", ["cut", "changed", "foreign", "not torch's"])
+def test_a_damaged_graph_is_said_and_compiled_anew(cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = stored(cache)
+    whole = file.read_bytes()
+    if damage == "foreign":
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr(graph_store, "why_not", lambda folder: "")
+    else:
+        payload = b"not a pickle"
+        other = graph_store.MAGIC + hashlib.sha256(payload).digest() + payload
+        file.write_bytes({"cut": whole[:-9], "changed": whole[:-1] + b"!", "not torch's": other}[damage])
+    again = Compiled(Walker())
+    monkeypatch.setattr(again.compiler, "_compile", lambda name, method: pytest.skip("it would be compiled"))
+    try:
+        with pytest.raises(pytest.skip.Exception, match="it would be compiled"):
+            again.step(torch.arange(3.0))
+    finally:
+        file.write_bytes(whole)
+        file.chmod(0o600)
+    assert again.done == ["loading", "compiling"]
+    assert "compiled anew" in again.said[0]
+
+
+def test_only_a_folder_of_the_users_own_is_trusted(tmp_path: Path) -> None:
+    assert why_not(tmp_path / "new" / "graphs") == ""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o770)
+    assert "open to other users" in why_not(tmp_path / "open")
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    assert "is a link" in why_not(tmp_path / "link")
+    (tmp_path / "file").write_text("")
+    assert why_not(tmp_path / "file") != ""
+    said: list[str] = []
+    store = GraphStore(tmp_path / "open", said.append)
+    assert store.place("step", Walker().step, (torch.ones(3),)) is None
+    assert len(said) == 1
+
+
+def test_what_another_user_could_have_written_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "graphs"
+    assert why_not(folder) == ""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to another user" in why_not(folder)
+
+
+def test_the_least_used_go_when_there_are_too_many(tmp_path: Path) -> None:
+    store = GraphStore(tmp_path / "graphs", pytest.fail)
+    (store.folder / "key").mkdir()
+    files = [store.folder / "key" / f"{number}.graph" for number in range(4)]
+    for age, file in enumerate(files):
+        file.write_bytes(b"x" * 100)
+        os.utime(file, (time.time() - age, time.time() - age))
+    store.shrink(250)
+    assert [file.exists() for file in files] == [True, True, False, False]
