@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,8 @@ PASS, MISS, NO_BAR = "pass", "miss", "no bar"  # a finished row's verdict
 CRASHED, REFUSED, STOPPED, NOT_RUN = "crashed", "refused", "stopped", "not run"
 GOOD = {PASS, NO_BAR}
 STYLES = {PASS: "green", MISS: "red", CRASHED: "red", REFUSED: "red", STOPPED: "yellow", NOT_RUN: "dim"}
+COLUMNS = ("bar", "mean", "95% CI", "IQM", "95% CI", "near", "steps/s", "time")  # those of `_cells`
+LEAST_TELLING = (4, 3, 6, 7, 5)  # columns that go first where a terminal is narrow
 
 TOLERANCE = 0.1  # a seed is near the bar at most this share of |bar| below it
 NEAR_SHARE = 0.8  # of the seeds must be near: 4 of 5
@@ -115,17 +118,12 @@ def write(out: Path, suite: Suite, records: Sequence[Mapping[str, Any]]) -> dict
 
 
 def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
-    """The table, and below it why a row has no numbers."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("row", overflow="fold")
-    table.add_column("result", no_wrap=True)
-    columns = ["bar", "mean", "95% CI", "IQM", "95% CI", "near", "steps/s", "time"]
-    shown = [not (console.width < 120 and index in (3, 4)) for index in range(len(columns))]  # the files have them all
-    for column in itertools.compress(columns, shown):
-        table.add_column(column, justify="right", no_wrap=True)
-    for record in records:
-        verdict = Text(record["status"], style=STYLES.get(record["status"], ""))
-        table.add_row(Text(record["name"]), verdict, *itertools.compress(_cells(record), shown))
+    """The table, and below it why a row has no numbers. Columns that don't fit are left out, the least telling first;
+    the files have them all."""
+    for left_out in range(len(LEAST_TELLING) + 1):
+        table = _table(records, LEAST_TELLING[:left_out])
+        if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
+            break
     console.print(table)
     for record in records:
         if record.get("reason"):
@@ -148,6 +146,19 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def _table(records: Sequence[Mapping[str, Any]], without: Sequence[int]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("row", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    shown = [index not in without for index in range(len(COLUMNS))]
+    for column in itertools.compress(COLUMNS, shown):
+        table.add_column(column, justify="right", no_wrap=True)
+    for record in records:
+        verdict = Text(record["status"], style=STYLES.get(record["status"], ""))
+        table.add_row(Text(record["name"]), verdict, *itertools.compress(_cells(record), shown))
+    return table
 
 
 def _base(row: Row, status: str) -> dict[str, Any]:

@@ -133,11 +133,14 @@ def carry_out(
         def asked() -> bool:
             return signals.requested() or asked_to_stop()
 
-        def summary_of(share: Share, status: str, final: tuple[Evaluation, Evaluation] | None = None) -> dict[str, Any]:
-            return summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status)
+        def record(share: Share, status: str, final: tuple[Evaluation, Evaluation] | None = None) -> dict[str, Any]:
+            summary = summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status)
+            write_summary(own_dirs[trainer.shares.all.index(share)], summary)
+            share.outlet.logger.text("status", f"{status} at step {trainer.steps}")  # a curve doesn't say why it ends
+            return summary
 
         def ended(share: Share) -> None:
-            write_summary(own_dirs[trainer.shares.all.index(share)], summary_of(share, "failed"))
+            record(share, "failed")
             failed(share)
 
         services = Services(outlets, progress, asked, ended)
@@ -181,10 +184,9 @@ def carry_out(
             raise told from error
         finally:
             with suppress(*([OSError] if status == "failed" else [])):  # the disk may be what failed
-                for share, own in zip(trainer.shares, own_dirs, strict=True):
+                for share in trainer.shares:
                     if share.failed is None:
-                        summary = summary_of(share, status, final)
-                        write_summary(own, summary)
+                        summary = record(share, status, final)
     if ranks.rank() == 0 and trainer.shares.alone:
         print(farewell(run_dir, summary))
     if signals.received is not None:

@@ -77,6 +77,20 @@ def test_an_environment_that_raises(name, tmp_path, faulty):
     assert left(run) == left(whole)
 
 
+def test_tensorboard_says_that_a_run_has_failed_until_it_goes_on(tmp_path, faulty):
+    run = tmp_path / "run"
+    faulty("raises")
+    with pytest.raises(ZeroDivisionError):
+        train(config(run, "log.tensorboard=true", name="ppo"))
+    (events,) = (run / "seed_0").glob("events.out.tfevents.*")
+    assert b"failed at step " in events.read_bytes()
+    faulty(None)
+    resume(run, [])
+    told = events.read_bytes()
+    assert b"failed at step " not in told
+    assert b"finished at step " in told
+
+
 @pytest.mark.parametrize("fault", SPOILT)
 @pytest.mark.parametrize("backend", ["sync", "async"])
 def test_what_an_environment_must_not_return(fault, backend, tmp_path, faulty, monkeypatch):
