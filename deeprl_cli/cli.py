@@ -67,7 +67,26 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
+# what others call a verb
+_OTHER_VERBS = {
+    "train": "run fit learn start multirun sweep tune optimize",
+    "eval": "evaluate enjoy play test watch render record video predict score",
+    "resume": "continue restart load restore",
+    "verify": "reproduce replicate",
+    "list": "ls show algos envs environments networks hardware info",
+    "bench": "benchmark suite",
+    "plot": "curves graph draw figure",
+}
+
+
 def _unknown_verb(verb: str) -> UserError:
-    if "=" in verb or verb in ("-m", "--multirun", "-c", "--cfg"):
+    if "=" in verb or verb in ("-m", "--multirun", "-c", "--cfg", "--check", "--explain"):
         return UserError(f"'{verb}' needs a verb before it: deeprl train {verb} …")
+    other = next((known for known, names in _OTHER_VERBS.items() if verb.lower() in names.split()), None)
+    if other:
+        return UserError(f"unknown verb '{verb}': here it is deeprl {other} …; `deeprl {other} --help` says more")
+    from deeprl_cli.config.slips import option
+
+    if (meant := option(verb)) is not None:
+        return UserError(f"unknown verb '{verb}': write deeprl train {meant} …")
     return UserError(f"unknown verb '{verb}'{did_you_mean(verb, VERBS)}; there are {', '.join(VERBS)}")

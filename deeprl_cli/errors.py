@@ -22,10 +22,10 @@ class TrainingError(UserError):
     code = 1
 
 
-def nearest(word: str, candidates: Iterable[str], count: int = 1) -> list[str]:
+def nearest(word: str, candidates: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
     """The candidates most like `word` (case-insensitive), best first; empty when none is close."""
     by_lower = {candidate.lower(): candidate for candidate in candidates}
-    matches = difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.6)
+    matches = difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=cutoff)
     return [by_lower[match] for match in matches]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from deeprl_cli.commands.arguments import Parser, natural, positive, stdout_for
 from deeprl_cli.errors import UserError
+from deeprl_cli.runs.folder import find_run
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,6 +54,8 @@ def evaluate_run(
     `seed` picks one of the run's seeds; all of them otherwise. `checkpoint` is best or last. `trust` allows the run
     to name a module to import. Raises UserError.
     """
+    find_run(path)  # a mistyped folder is told before torch is loaded
+
     import torch
 
     from deeprl_cli.algorithm import done

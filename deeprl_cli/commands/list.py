@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KINDS = ("algos", "envs", "networks", "hardware", "tuned")
 DESCRIBED = 8  # environments few enough to be made, so that their spaces can be shown
 NAMED = 12  # ids of one kind named before the rest is counted
+ON_JAX = ("phys2d", "tabular")  # gymnasium's own that compute with jax, which it doesn't bring
 NARROW = 24  # columns for each one of a table that leave it readable
 
 # what each network can be given, in the words of docs/networks.md
@@ -124,7 +125,7 @@ def observations(algorithm: type[Algorithm]) -> list[str]:
 def envs(filter_text: str = "") -> Listing:
     import gymnasium
 
-    from deeprl_cli.config.gym_ids import registered_ids
+    from deeprl_cli.envs.ids import registered_ids
 
     ids = _matching(registered_ids(), filter_text, "environment")
     if filter_text in ids:
@@ -148,10 +149,15 @@ def envs(filter_text: str = "") -> Listing:
 
 def _kind(spec: EnvSpec) -> str:
     """The package of environments an id belongs to: classic_control, box2d, mujoco, atari, minigrid, …"""
+    import importlib.util
+
     from deeprl_cli.envs.ids import family
 
     found = family(spec)
-    return "needs more packages" if found in (None, "gymnasium") or callable(spec.entry_point) else found
+    lacks_jax = found in ON_JAX and importlib.util.find_spec("jax") is None
+    if found is None or found == "gymnasium" or lacks_jax or callable(spec.entry_point):
+        return "needs more packages"
+    return found
 
 
 def _described(name: str) -> tuple[str, str, str]:

@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.config.slips import refuse_twice
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes.waiting import wait_politely
+from deeprl_cli.runs.folder import find_run
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,7 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.takes_run()
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example total_steps=1e6")
+    runs = [word for word in arguments if not word.startswith("-") and ("=" not in word or Path(word).exists())]
+    if not runs and not {"-h", "--help"} & set(arguments):
+        raise UserError("which run? write deeprl resume RUN, a run's folder, for example runs/<algo>/<env>/<time>")
     flags = parser.parse_intermixed_args(arguments)
+    refuse_twice(flags.overrides)
     wait_politely()
     from deeprl_cli.sweeps.again import is_sweep, resume_sweep
 
@@ -41,6 +47,8 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     Raises UserError where it isn't a run, is finished or in use, or no checkpoint of it can be read; SystemExit as
     `train` does.
     """
+    find_run(path)  # a mistyped folder is told before torch is loaded
+
     from deeprl_cli.config.changes import changed
     from deeprl_cli.processes import ranks
     from deeprl_cli.processes.hardware import kept

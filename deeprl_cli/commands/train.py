@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from deeprl_cli.commands.arguments import Parser
-from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.config.slips import refuse_twice, without_dashes
+from deeprl_cli.errors import UserError, nearest
 from deeprl_cli.processes.waiting import wait_politely
+
+if TYPE_CHECKING:
+    from deeprl_cli.schema.run import RunConfig
 
 HELP = """\
 deeprl train [key=value …] [flags]
@@ -50,7 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     flags, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        raise _unknown_flag(unknown[0], [name for action in parser._actions for name in action.option_strings])
+        known = [name for action in parser._actions for name in action.option_strings]
+        raise _unknown_flag(unknown[0], arguments, known)
     if flags.help:
         print(HELP.format(groups=_groups()), end="")
         return 0
@@ -58,6 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         from deeprl_cli.commands.completion import complete
 
         return complete(flags.overrides)
+    refuse_twice(flags.overrides)
     if (flags.package or flags.resolve) and not flags.cfg:
         raise UserError("--package and --resolve go with --cfg: deeprl train --cfg job …")
     if flags.cfg:
@@ -79,9 +85,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _train(overrides: Sequence[str]) -> int:
     wait_politely()
-    from deeprl_cli.config.compose import load_config
-
-    cfg = load_config(overrides)
+    cfg = _configuration(overrides)
 
     from deeprl_cli.training.launch import run_before_restart
     from deeprl_cli.training.run import train
@@ -96,10 +100,18 @@ def _train(overrides: Sequence[str]) -> int:
     return 0
 
 
-def _check(overrides: Sequence[str]) -> int:
-    from deeprl_cli.config.compose import load_config
+def _configuration(overrides: Sequence[str]) -> RunConfig:
+    """Checked in the order of what it costs: keys, the environment's id, and, torch loaded, the algorithm's values."""
+    from deeprl_cli.config.compose import build_run_config, compose_values
+    from deeprl_cli.envs.ids import check_id
 
-    cfg = load_config(overrides)
+    values = compose_values(overrides)
+    check_id(values["env"])
+    return build_run_config(values)
+
+
+def _check(overrides: Sequence[str]) -> int:
+    cfg = _configuration(overrides)
 
     from deeprl_cli.commands.check import check
 
@@ -131,11 +143,14 @@ def _show_configuration(
     return 0
 
 
-def _unknown_flag(flag: str, known: Sequence[str]) -> UserError:
-    name, equals, value = flag.lstrip("-").partition("=")
-    if equals:
-        return UserError(f"'{flag}': keys are written without dashes: {name}={value}")
-    return UserError(f"unknown flag '{flag}'{did_you_mean(flag, known)}; keys are written without dashes: {name}=…")
+def _unknown_flag(flag: str, arguments: Sequence[str], known: Sequence[str]) -> UserError:
+    near = nearest(flag, known, cutoff=0.8)
+    if near:
+        return UserError(f"unknown flag '{flag}'; did you mean '{near[0]}'?")
+    typed, meant = without_dashes(arguments, known)
+    if not typed:
+        return UserError(f"unknown flag '{flag}'; `deeprl train --help` says what there is")
+    return UserError(f"'{' '.join(typed)}': keys are written without dashes: {' '.join(meant)}")
 
 
 def _groups() -> str:

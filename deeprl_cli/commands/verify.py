@@ -13,6 +13,7 @@ from deeprl_cli import __version__
 from deeprl_cli.commands.arguments import Parser, positive
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes.waiting import wait_politely
+from deeprl_cli.runs.folder import find_run
 
 if TYPE_CHECKING:
     from deeprl_cli.processes.hardware import Hardware
@@ -36,6 +37,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     """Compare up to `steps`; the exit code: 0 where all agree, 1 where they part. Raises UserError."""
+    find_run(path)  # a mistyped folder is told before torch is loaded
+
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
     from deeprl_cli.runs.folder import NUMERICS, read_config

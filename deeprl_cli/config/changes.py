@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from deeprl_cli.config.files import config_dir, group_options
+from deeprl_cli.config.files import GROUPS, config_dir, group_options
+from deeprl_cli.config.messages import unknown_key
 from deeprl_cli.config.overrides import parse
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import RunConfig
@@ -25,6 +26,8 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
     for override in parse(overrides):
         key, text = override.key_or_group, str(override.input_line)
         head, *rest = key.split(".")
+        if head not in values:
+            raise unknown_key(key, text.partition("=")[2], values, GROUPS, {})
         if head not in FREE:
             raise ConfigError(
                 f"'{text}': {head} is what this run is, and stays; a run with another starts afresh: deeprl train … "

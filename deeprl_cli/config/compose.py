@@ -31,7 +31,7 @@ from deeprl_cli.config.files import GROUPS, config_dir, group_options
 from deeprl_cli.config.messages import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config.overrides import OPEN, for_example, parse
 from deeprl_cli.config.tuned import find_tuned, tuned_path
-from deeprl_cli.errors import ConfigError, did_you_mean, nearest
+from deeprl_cli.errors import ConfigError, did_you_mean
 from deeprl_cli.schema.run import NETWORKS, LinearConfig, NetworkConfig, RunConfig
 
 ROOT = "train"
@@ -305,7 +305,8 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
         if override.is_hydra_override() or key.startswith(f"{OPEN}."):
             continue
         if key not in known and key not in GROUPS:
-            return unknown_key(key, base, GROUPS, {group: _option_keys(group) for group in ("algo", "network")})
+            value = str(override.input_line).partition("=")[2]
+            return unknown_key(key, value, base, GROUPS, {group: _option_keys(group) for group in ("algo", "network")})
         if override.is_add() or override.is_force_add():
             return ConfigError(f"'{override.input_line}': {key} is there already, leave out the '+'")
     return None
@@ -326,11 +327,10 @@ def _missing(error: MissingConfigException) -> ConfigError:
         return ConfigError(one_line(str(error)))
     if group != "env":
         return unknown_option(group, name, group_options(group))
-    ids = gym_ids.registered_ids()
-    latest = [known for known in ids if known.lower().startswith(f"{name.lower()}-v")]
-    near = latest[-1:] or nearest(name, ids, 3)
-    meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return ConfigError(f"unknown env '{name}'{meant}; `deeprl list envs` shows the ids there are")
+    from deeprl_cli.envs.advice import advice
+    from deeprl_cli.envs.ids import registered_ids
+
+    return ConfigError(f"unknown env '{name}'{advice(name, registered_ids())}; `deeprl list envs` shows what there is")
 
 
 def plain(config: Any, resolve: bool = True) -> Any:

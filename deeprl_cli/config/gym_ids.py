@@ -7,7 +7,6 @@ a pair without tuned values of its own, with those of another version or of the 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -17,35 +16,12 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from deeprl_cli.config.files import ENV_ID
 from deeprl_cli.config.tuned import ATARI_ID, find_tuned, tuned_path
-
-# (module:)(Namespace/)Name-vN; with a module any name goes, for the module registers it on import
-ENV_ID = re.compile(r"(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+-v\d+|[\w.]+:[\w:./-]+")
 
 SOURCE = "gym://"
 _EXTENSION = ".yaml"
 _GROUP = "env"
-
-
-def looks_like_env_id(name: str) -> bool:
-    """Whether `name` has the shape of a gymnasium id; nothing is imported to find out."""
-    return ENV_ID.fullmatch(name) is not None
-
-
-def registered_ids() -> list[str]:
-    """The ids gymnasium knows, those of the installed packages that register on import included. Costs an import."""
-    import contextlib
-    import importlib
-
-    import gymnasium
-
-    from deeprl_cli.envs.testing import register_own_envs
-
-    register_own_envs()
-    for package in ("ale_py", "minigrid"):  # they add their ids to gymnasium's registry when imported
-        with contextlib.suppress(ImportError):
-            importlib.import_module(package)
-    return sorted(gymnasium.registry)
 
 
 class GymConfigSource(ConfigSource):
@@ -87,7 +63,11 @@ class GymConfigSource(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         wanted = self.offer_ids and self.is_group(config_path) and results_filter != ObjectType.GROUP
-        return registered_ids() if wanted else []
+        if not wanted:
+            return []
+        from deeprl_cli.envs.ids import registered_ids
+
+        return registered_ids()
 
 
 class GymSearchPath(SearchPathPlugin):
@@ -105,10 +85,10 @@ def register() -> None:
 
 def _env_name(config_path: str) -> str | None:
     group, _, name = config_path.strip("/").removesuffix(_EXTENSION).partition("/")
-    return name if group == _GROUP and looks_like_env_id(name) else None
+    return name if group == _GROUP and ENV_ID.fullmatch(name) else None
 
 
 def _tuned_name(config_path: str) -> str | None:
     group, _, pair = config_path.strip("/").removesuffix(_EXTENSION).partition("/")
     algo, _, env_id = pair.partition("/")
-    return find_tuned(algo, env_id) if group == "tuned" and looks_like_env_id(env_id) else None
+    return find_tuned(algo, env_id) if group == "tuned" and ENV_ID.fullmatch(env_id) else None

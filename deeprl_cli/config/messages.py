@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from deeprl_cli.config.elsewhere import other_name, other_option
 from deeprl_cli.errors import ConfigError, did_you_mean, nearest
 
 LISTED = 30  # names shown in one line before it says how many more there are
@@ -32,17 +33,23 @@ def some(names: Iterable[str]) -> str:
 
 def unknown_option(group: str, name: str, options: Sequence[str], hint: str = "") -> ConfigError:
     """`algo=sca`: no such file in the group."""
+    if (other := other_option(group, name)) is not None:
+        return ConfigError(f"unknown {group} '{name}': here it is {other}")
+    inside = [option for option in options if option.endswith(f"/{name}")]  # deck/ppo
+    if inside:
+        return ConfigError(f"unknown {group} '{name}'; did you mean {_either(inside)}?")
     known = f"; known: {some(options)}" if options else ""
     return ConfigError(f"unknown {group} '{name}'{did_you_mean(name, options)}{known}{hint}")
 
 
 def unknown_key(
     key: str,
+    value: str,
     values: Mapping[str, Any],
     groups: Sequence[str],
     owned: Mapping[str, Mapping[str, Iterable[str]]],
 ) -> ConfigError:
-    """An override's key that isn't in the composed `values`.
+    """An override, `key=value`, whose key isn't in the composed `values`.
 
     `owned["algo"]` holds each algorithm's own keys, from below `algo.`, `owned["network"]` each network's, to say whose
     key it is when it is another's.
@@ -51,6 +58,12 @@ def unknown_key(
     parent, _, leaf = key.rpartition(".")
     if parent in known and not isinstance(_at(values, parent), Mapping):
         return ConfigError(f"unknown key '{key}': {parent} holds one value, write {parent}=…")
+    if (other := other_name(key, value, known)) is not None:
+        return ConfigError(f"unknown key '{key}': {other}")
+    if parent in ("kwargs", "env_kwargs", "env_config", "env.env_kwargs"):
+        return ConfigError(f"unknown key '{key}': here it is env.kwargs.{leaf}={value}")
+    if parent.split(".")[0] in (*groups, "train", "run") and leaf in (*groups, *values):
+        return ConfigError(f"unknown key '{key}'; did you mean '{leaf}'?")
     inside = [name for name in known if name.endswith(f".{key}")] or [
         name for name in known if parent and name.startswith(f"{parent.split('.')[0]}.") and name.endswith(f".{leaf}")
     ]

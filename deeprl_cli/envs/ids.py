@@ -16,6 +16,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import load_env_creator, registry
 
+from deeprl_cli.envs.advice import advice, newest_version, package_of
 from deeprl_cli.envs.testing import register_own_envs
 from deeprl_cli.errors import ConfigError, did_you_mean
 
@@ -50,9 +51,14 @@ def resolve(env_id: str) -> Registered:
             sys.path.insert(0, here)  # as `python` itself would: a module beside the user is found
         try:
             importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.partition(".")[0]:
+                raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_said(error)})") from error
+            package = package_of(module)
+            mend = f"pip install '{package}'" if package else f"install it, or start where {error.name}.py lies"
+            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_said(error)}): {mend}") from error
         except Exception as error:  # a module may fail with anything while it is imported
-            said = f"{type(error).__name__}: {_first_line(error)}"
-            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({said})") from error
+            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_said(error)})") from error
     if name in registry:
         return registry[name]
     for pattern, package, extra in _PROVIDERS:
@@ -67,7 +73,16 @@ def resolve(env_id: str) -> Registered:
         importlib.import_module("ale_py")
     if name in registry:
         return registry[name]
-    raise ConfigError(f"unknown environment '{env_id}'{_advice(name)}")
+    raise ConfigError(f"unknown environment '{env_id}'{advice(name, registered_ids())}")
+
+
+def check_id(cfg: Mapping[str, Any]) -> None:
+    """Refuse an id that nobody registered, before anything large is loaded. Raises ConfigError.
+
+    Ids of EnvPool are its own, and a module that an id names is imported when its environment is built.
+    """
+    if cfg["backend"] != "envpool" and ":" not in cfg["id"]:
+        resolve(cfg["id"])
 
 
 def registered_ids() -> list[str]:
@@ -106,15 +121,6 @@ def quiet_construction() -> Iterator[None]:
         yield
 
 
-def _advice(name: str) -> str:
-    stem, _, _ = name.partition("-v") if re.search(r"-v\d+$", name) else (name, "", "")
-    versions = [spec for spec in registry.values() if re.sub(r"-v\d+$", "", spec.id) == stem]
-    if versions:
-        newest = max(versions, key=lambda spec: spec.version if spec.version is not None else -1)
-        return f"; its newest version is '{newest.id}'"
-    return did_you_mean(name, registry)
-
-
 @contextlib.contextmanager
 def construction_errors(registered: Registered, kwargs: Mapping[str, Any], entry_point: Any = None) -> Iterator[None]:
     """Turn what building an environment raises into one line: a missing package, a wrong argument, a retired version.
@@ -132,7 +138,7 @@ def construction_errors(registered: Registered, kwargs: Mapping[str, Any], entry
         for word, extra in _EXTRAS:
             if word in text and "gymnasium-robotics" not in text:
                 raise ConfigError(f"env.id={env_id} needs a package: pip install 'deeprl-cli[{extra}]'") from error
-        raise ConfigError(f"env.id={env_id} can't be built: {_first_line(error)}") from error
+        raise ConfigError(f"env.id={env_id} can't be built: {_first_line(error)}{_instead(env_id, error)}") from error
     except gym.error.Error as error:
         raise ConfigError(f"env.id={env_id} can't be built: {_first_line(error)}") from error
     except (TypeError, ValueError, KeyError, AssertionError, AttributeError) as error:
@@ -150,11 +156,23 @@ def construction_errors(registered: Registered, kwargs: Mapping[str, Any], entry
         raise ConfigError(f"env.kwargs: '{env_id}' refuses {given}: {_first_line(error)}") from error
 
 
+def _instead(env_id: str, error: BaseException) -> str:
+    """` Use env=Hopper-v5` for a version that moved away; else the package that is missing."""
+    moved = env_id in registry and callable(registry[env_id].entry_point)
+    if moved and (newest := newest_version(env_id, registry)) != env_id:
+        return f" Use env={newest}"
+    return f": pip install {error.name}" if isinstance(error, ModuleNotFoundError) and error.name else ""
+
+
 def _parameters(entry_point: Any) -> list[str]:
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(creator).parameters.values()
     return [p.name for p in parameters if p.kind in kinds and p.name not in ("render_mode", "num_envs")]
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -152,6 +152,8 @@ def find_run(path: Path) -> Path:
         inside = path.absolute().relative_to(run.absolute()).parts
         if (run / CONFIG_NAME).is_file() and (not inside or re.fullmatch(r"checkpoints|seed_\d+", inside[0])):
             return run
+    if path.is_file() and (path.parent / CONFIG_NAME).is_file():
+        raise UserError(f"{path}: is a file of a run: name its folder, {path.parent}")
     below = [config.parent for depth in ("*", "*/*", "*/*/*") for config in path.glob(f"{depth}/{CONFIG_NAME}")]
     hint = f": name one run, for example {max(below, key=lambda run: run.name)}" if below else ""
     raise UserError(f"{path}: not a run (no {CONFIG_NAME} there){hint}")

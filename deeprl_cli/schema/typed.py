@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from deeprl_cli.errors import ConfigError, did_you_mean
+from deeprl_cli.schema.numbers import meant_number
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     return cls(**{key: _value(kind, values[key], _join(path, key)) for key, kind in fields.items()})
 
 
+def check(cls: type, values: Mapping[str, Any], path: str = "") -> None:
+    """`build` for those of the keys that are there, nothing said of others. Raises ConfigError."""
+    for key, kind in typing.get_type_hints(cls, include_extras=True).items():
+        if key in values:
+            _value(kind, values[key], _join(path, key))
+
+
 def to_plain(config: Any) -> Any:
     """The inverse of `build`: nested dictionaries, lists and scalars, in field order."""
     return dataclasses.asdict(config)
@@ -96,13 +104,15 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         if isinstance(value, kind):
             return value  # built already: an algorithm's own, richer Config
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={_show(value)}: must be a group of values, for example {path}.{_first(kind)}=…")
+            example = f"{path}.{_first(kind)}={'0' if value is False else '…'}"
+            raise ConfigError(f"{path}={_show(value)}: must be a group of values, for example {example}")
         if kind in VARIANTS:
             kind = VARIANTS[kind][_value(typing.get_type_hints(kind)["name"], value.get("name"), f"{path}.name")]
         return build(kind, value, path)
     if origin is list:
         if not isinstance(value, list):
-            raise ConfigError(f"{path}={_show(value)}: must be a list, for example '{path}=[64,64]'")
+            example = f"write '{path}=[{value}]'" if isinstance(value, int) else f"for example '{path}=[64,64]'"
+            raise ConfigError(f"{path}={_show(value)}: must be a list, {example}")
         return [_value(args[0], item, f"{path}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -121,7 +131,24 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
-    raise ConfigError(f"{path}={_show(value)}: must be {names.get(kind, str(kind))}")
+    raise ConfigError(f"{path}={_show(value)}: must be {names.get(kind, str(kind))}{_written(kind, value, path)}")
+
+
+_SPOKEN = {
+    bool: {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"},
+    types.NoneType: {"none": "null", "nil": "null", "false": "null"},
+}
+
+
+def _written(kind: Any, value: Any, path: str) -> str:
+    """`: write log.tensorboard=true`, where it is clear what was meant."""
+    if kind in (int, float):
+        meant = meant_number(str(value)) if isinstance(value, str) else None
+        if kind is int and isinstance(value, float) and math.isfinite(value):
+            meant = str(round(value))
+    else:
+        meant = _SPOKEN.get(kind, {}).get(str(value).lower())
+    return f": write {path}={meant}" if meant else ""
 
 
 def _first_fitting(options: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -135,8 +162,8 @@ def _first_fitting(options: tuple[Any, ...], value: Any, path: str) -> Any:
     ranged = [error for error in errors if "must be at least" in str(error) or "must be in" in str(error)]
     if ranged:
         raise ranged[0]
-    kinds = " or ".join(str(error).rpartition("must be ")[2] for error in errors)
-    raise ConfigError(f"{path}={_show(value)}: must be {kinds}")
+    kinds = sorted((str(error).rpartition("must be ")[2] for error in errors), key=lambda kind: ": write" in kind)
+    raise ConfigError(f"{path}={_show(value)}: must be {' or '.join(kinds)}")
 
 
 def _first(kind: type) -> str:

@@ -22,7 +22,7 @@ from tests.envs.conftest import config
         ("Taxi-v3", "unknown environment 'Taxi-v3'; its newest version is 'Taxi-v4'"),
         ("LunarLander-v2", "unknown environment 'LunarLander-v2'; its newest version is 'LunarLander-v3'"),
         ("test/Probe-v2", "unknown environment 'test/Probe-v2'; its newest version is 'test/Probe-v3'"),
-        ("CartPole", "unknown environment 'CartPole'; its newest version is 'CartPole-v1'"),
+        ("CartPole", "unknown environment 'CartPole'; did you mean 'CartPole-v1'?"),
         ("deeprl/PixelCach-v0", "unknown environment 'deeprl/PixelCach-v0'; did you mean 'deeprl/PixelCatch-v0'?"),
         ("qqqqqqqqqqqq-v0", "unknown environment 'qqqqqqqqqqqq-v0'"),
         ("no_such_module:X-v0", "env.id=no_such_module:X-v0: can't import 'no_such_module' (ModuleNotFoundError"),
