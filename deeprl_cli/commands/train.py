@@ -102,10 +102,10 @@ def _train(overrides: Sequence[str]) -> int:
 
 def _configuration(overrides: Sequence[str]) -> RunConfig:
     """Checked in the order of what it costs: keys, the environment's id, and, torch loaded, the algorithm's values."""
-    from deeprl_cli.config.compose import build_run_config, compose_values
+    from deeprl_cli.config.compose import build_run_config, run_values
     from deeprl_cli.envs.ids import check_id
 
-    values = compose_values(overrides)
+    values = run_values(overrides)
     check_id(values["env"])
     return build_run_config(values)
 

@@ -54,8 +54,13 @@ def load_config(overrides: Sequence[str] | str = ()) -> RunConfig:
     """
     if isinstance(overrides, str):
         overrides = shlex.split(overrides) if "=" in overrides else [f"algo={overrides}"]
+    return build_run_config(run_values(overrides))
+
+
+def run_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """What `build_run_config` takes, composed; types unchecked."""
     values, choices = compose_choices(overrides)
-    return build_run_config({**values, "tuned": None if choices["tuned"] == "none" else choices["tuned"]})
+    return {**values, "tuned": None if choices["tuned"] == "none" else choices["tuned"]}
 
 
 def build_run_config(values: dict[str, Any]) -> RunConfig:
@@ -321,16 +326,12 @@ def _option_keys(group: str) -> dict[str, list[str]]:
 
 def _missing(error: MissingConfigException) -> ConfigError:
     """An option that isn't there, asked for by an override or by a file's defaults list."""
-    path = str(error.missing_cfg_file)
-    group, _, name = path.partition("/")
+    group, _, name = str(error.missing_cfg_file).partition("/")
     if group not in GROUPS:
         return ConfigError(one_line(str(error)))
     if group != "env":
         return unknown_option(group, name, group_options(group))
-    from deeprl_cli.envs.advice import advice
-    from deeprl_cli.envs.ids import registered_ids
-
-    return ConfigError(f"unknown env '{name}'{advice(name, registered_ids())}; `deeprl list envs` shows what there is")
+    return gym_ids.unknown(name)
 
 
 def plain(config: Any, resolve: bool = True) -> Any:

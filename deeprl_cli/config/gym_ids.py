@@ -18,10 +18,19 @@ from omegaconf import OmegaConf
 
 from deeprl_cli.config.files import ENV_ID
 from deeprl_cli.config.tuned import ATARI_ID, find_tuned, tuned_path
+from deeprl_cli.errors import ConfigError
 
 SOURCE = "gym://"
 _EXTENSION = ".yaml"
 _GROUP = "env"
+
+
+def unknown(name: str) -> ConfigError:
+    """Of what hasn't the shape of an id, and no file."""
+    from deeprl_cli.envs.advice import advice
+    from deeprl_cli.envs.ids import registered_ids
+
+    return ConfigError(f"unknown env '{name}'{advice(name, registered_ids())}; `deeprl list envs` shows what there is")
 
 
 class GymConfigSource(ConfigSource):
