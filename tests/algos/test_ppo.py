@@ -263,7 +263,7 @@ def test_sampled_minibatches_are_as_many_as_the_epochs_would_take():
         (["algo.updates=10"], "belongs to algo.minibatch=sample"),
         (["algo.batch_size=100"], "the nearest that does is"),
         (["algo.kl.estimator=k1", "algo.kl.mode=penalty"], "algo.kl.importance_weight=true"),
-        (["algo.target_kl=0.01"], "did you mean 'algo.kl.target'"),
+        (["algo.target_kl=0.01"], "here it is algo.kl.mode=stop algo.kl.target="),
         (["algo.batch_size=1"], "the only sample that algo.batch_size=1 leaves: give algo.normalize_advantage=false"),
     ],
 )
