@@ -94,6 +94,9 @@ def show(what: str, filter_text: str = "") -> None:
     tables = {"algos": algos, "envs": envs, "networks": networks, "hardware": hardware, "tuned": tuned}
     console = Console(highlight=False)
     console.print(tables[what](filter_text).rendered(console.width))
+    if what == "algos" and filter_text in group_options("algo"):
+        console.print()
+        console.print(keys(filter_text).rendered(console.width))
 
 
 def algos(filter_text: str = "") -> Listing:
@@ -105,6 +108,29 @@ def algos(filter_text: str = "") -> Listing:
         actions = ", ".join(space.__name__ for space in algorithm.action_spaces)
         reads = ", ".join(observations(algorithm))
         table.add_row(name, _first_line(algorithm), algorithm.loop, actions, reads, algorithm.reference)
+    return table
+
+
+def keys(name: str) -> Listing:
+    """The keys of one algorithm, and which of them a stacked sweep trains side by side."""
+    from deeprl_cli.config.compose import load_config
+    from deeprl_cli.config.messages import dotted_keys
+    from deeprl_cli.schema.members import own_keys
+    from deeprl_cli.schema.typed import to_plain
+
+    config = load_config([f"algo={name}", "tuned=none"]).algo
+    stacks, values = own_keys(type(config)), to_plain(config)
+    table = Listing(
+        ("Key", "Default", "Stacks"),
+        caption="stacks: may differ among jobs that train as one (hydra/launcher=stacked)",
+    )
+    for key in dotted_keys(values):
+        value: Any = values
+        for part in key.split("."):
+            value = value[part]
+        if key != "name" and not isinstance(value, dict):
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            table.add_row(f"algo.{key}", shown, "stacks" if key in stacks else "")
     return table
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from deeprl_cli.algos.registry import run_config
 from deeprl_cli.errors import UserError
 from deeprl_cli.runs.folder import CONFIG_NAME, read_summary
+from deeprl_cli.runs.group_record import alone_from
 from deeprl_cli.runs.reading import check_trust, read_run
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.sweeps.job import PLAN, Outcome, attempt_unit, continue_together, left, looked_at, outcome_of
@@ -25,8 +26,7 @@ def resume_sweep(folder: Path, resume_run: Callable[[Path], object], *, trust: b
     where a run failed, 130 or 143 where it was stopped. Raises UserError where the sweep has left too little for that.
     """
     jobs, plan = read_jobs(folder), read_plan(folder)
-    units = [unit for unit in plan["units"] if any(jobs[number]["status"] not in ("done",) for number in unit)]
-    open_units = [unit for unit in units if going(unit, jobs)]
+    open_units = [unit for unit in plan["units"] if going(unit, jobs)]
     if not open_units:
         raise UserError(f"{folder}: has no run that could go on")
     record = Record.again(folder, [number for unit in open_units for number in going(unit, jobs)])
@@ -56,12 +56,13 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def going(unit: Sequence[int], jobs: Sequence[dict[str, Any]]) -> list[int]:
-    """The jobs of a unit that can go on: not those that are done, or that ended before the others; all of them, where
-    all have failed."""
+    """The jobs of a unit that can go on: not those that are done, that ended before the others, or that have gone on
+    alone since; all of them, where all have failed."""
     failed = [number for number in unit if _failed(jobs[number])]
     if len(failed) == len(unit):
         return list(unit)
-    return [number for number in unit if number not in failed and jobs[number]["status"] != "done"]
+    parted = [number for number in unit if len(unit) > 1 and alone_from(Path(jobs[number].get("run", ""))) is not None]
+    return [number for number in unit if number not in (*failed, *parted) and jobs[number]["status"] != "done"]
 
 
 def _failed(job: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.run import carry_out
 from deeprl_cli.training.share import Share
+from deeprl_cli.training.stack import TOGETHER
 
 FILES_A_MEMBER = 2  # held open: a table, and TensorBoard's events
 OTHER_FILES = 200
@@ -99,7 +100,8 @@ def common_checkpoints(runs: Sequence[Path], ended: Collection[int]) -> list[Che
     """The checkpoints of the newest step that all runs have one of, but for those that have `ended`; [] where no run
     has any. Raises UserError where they have none in common."""
     found = [
-        None if number in ended else intact_checkpoints(run / "checkpoints" / "last") for number, run in enumerate(runs)
+        None if number in ended else intact_checkpoints(run / "checkpoints" / "last", TOGETHER)
+        for number, run in enumerate(runs)
     ]
     going = [checkpoints for checkpoints in found if checkpoints is not None]
     if not any(going):

@@ -23,6 +23,7 @@ LISTS = ("best", "finished_episodes", "lessons")
 TENSORS = ("seed_steps", "seed_progress")
 NOISE = ("act_noise", "update_noise", "warm_up_noise", "sample_noise")
 ENVS = ("envs", "eval_envs")
+TOGETHER = "together"  # at which step of the group (that of the seed furthest behind) a run left a checkpoint
 
 
 def select(state: State, members: slice) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def select(state: State, members: slice) -> dict[str, Any]:
         if own.get(key) is not None:
             own[key] = change(own[key])
 
-    own = dict(state)
+    own = {**state, TOGETHER: state["steps"]}
     for key in (*LISTS, *TENSORS):
         part(key, lambda items: items[members])
     for key in NOISE:
@@ -51,9 +52,9 @@ def select(state: State, members: slice) -> dict[str, Any]:
 
 
 def stack(states: Sequence[State]) -> dict[str, Any]:
-    """The inverse: one state of several, of members that follow one another. Raises ValueError where they aren't of the
-    same kind, or of the same step."""
-    whole = dict(states[0])
+    """The inverse: one state of several, of members that follow one another. They are of one step of the
+    group's. Raises ValueError where they aren't of the same kind."""
+    whole = {key: value for key, value in states[0].items() if key != TOGETHER}
 
     def join(key: str, change: Callable[[list[Any]], Any]) -> None:
         if whole.get(key) is not None:
@@ -80,8 +81,6 @@ def stack(states: Sequence[State]) -> dict[str, Any]:
     ]
     if "seed_steps" in whole:
         whole["steps"] = int(whole["seed_steps"].min())
-    elif len({state["steps"] for state in states}) > 1:
-        raise ValueError("the checkpoints are of different steps")
     return whole
 
 

@@ -361,7 +361,7 @@ def trained(cfg: RunConfig) -> tuple[Path, dict[str, torch.Tensor]]:
 class SilentServices(Services):
     """Keeps what a trainer reports instead of writing and showing it."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, runs: int = 1) -> None:
         self.logged: list[tuple[int, Mapping[str, Sequence[float]]]] = []
         self.messages: list[str] = []
         logger: Any = SimpleNamespace(
@@ -370,7 +370,8 @@ class SilentServices(Services):
         ignore = lambda *_: None  # noqa: E731
         progress: Any = SimpleNamespace(update=ignore, status=ignore, message=self.messages.append)
         chain: Any = SimpleNamespace(extend=ignore, state_dict=dict)
-        super().__init__([Outlet(run_dir, logger, chain)], progress, lambda: False)
+        folders = [run_dir] if runs == 1 else [run_dir / str(number) for number in range(runs)]
+        super().__init__([Outlet(folder, logger, chain) for folder in folders], progress, lambda: False)
 
 
 @contextmanager
@@ -383,7 +384,7 @@ def opened_trainer(cfg: RunConfig, run_dir: Path) -> Iterator[Trainer]:
     hardware = hw.Hardware("cpu", 1, False, "highest")
     try:
         yield TRAINERS[policy.algorithm.loop_for(cfg.algo)](
-            cfg, policy, envs, evaluation_envs, hardware, SilentServices(run_dir)
+            cfg, policy, envs, evaluation_envs, hardware, SilentServices(run_dir, len(cfg.jobs))
         )
     finally:
         envs.close()
