@@ -77,7 +77,7 @@ def split(group: list[int], jobs: Sequence[Job], at_a_time: int, most: int | Non
     count = 0
     for number in group:
         seeds = jobs[number][0].seeds
-        if found[-1] and count + seeds > size:
+        if found[-1] and (count >= size or count + seeds > room):
             found.append([])
             count = 0
         found[-1].append(number)
