@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -20,6 +21,12 @@ class TrainingError(UserError):
     """A run that came to numbers it can't go on with. Printed as one line; the process exits with code 1."""
 
     code = 1
+
+
+def warn(text: str) -> None:
+    """Lines that are no error, beside a result."""
+    for line in text.splitlines():
+        print(f"deeprl: {line}", file=sys.stderr)
 
 
 def nearest(word: str, candidates: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

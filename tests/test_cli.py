@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from deeprl_cli.algos.registry import algorithm_names, get_algorithm
 from deeprl_cli.cli import main
 from deeprl_cli.commands import VERBS
 from deeprl_cli.commands import list as listing
+from deeprl_cli.commands.eval import Wanted
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.spec import EnvSpec
-from deeprl_cli.errors import ConfigError
+from deeprl_cli.errors import ConfigError, UserError
 from tests.contract.harness import configured
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,21 @@ def deeprl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     command = [sys.executable, "-m", "deeprl_cli", *arguments]
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment}
     return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
+
+
+REPORT = {
+    "run": "runs/x",
+    "algo": "ppo",
+    "env": "E-v0",
+    "checkpoint": "best",
+    "episodes": 1,
+    "seeds": [0],
+    "return_mean": [1.0],
+    "return_std": [0.0],
+    "length_mean": [3.0],
+    "mean": 1.0,
+    "interval": None,
+}
 
 
 def code(*arguments: str) -> int:
@@ -48,7 +65,12 @@ def calls(tmp_path, monkeypatch):
     train = types.ModuleType("deeprl_cli.training.run")
     train.train = made.append
     monkeypatch.setitem(sys.modules, "deeprl_cli.training.run", train)
-    monkeypatch.setattr("deeprl_cli.commands.eval.evaluate_run", lambda run, **options: made.append((run, options)))
+
+    def evaluated(run, wanted):
+        made.append((run, wanted))
+        return REPORT, []
+
+    monkeypatch.setattr("deeprl_cli.commands.eval.evaluate_run", evaluated)
     return made
 
 
@@ -128,6 +150,7 @@ def test_version_and_help(capsys):
         (["eval"], "required: RUN"),
         (["eval", "runs/x", "--episodes", "0"], "'0' is not a whole number of at least 1"),
         (["eval", "runs/x", "--seed", "-1"], "--seed"),
+        (["eval", "runs/x", "--video-episodes", "3"], "goes with --video"),
         (["eval", "runs/x", "--checkpoint", "worst"], "invalid choice: 'worst'"),
         (["list"], "required: what"),
         (["list", "algo"], "invalid choice: 'algo'"),
@@ -179,22 +202,40 @@ def test_interruption_before_training(calls, monkeypatch):
     assert code("train") == 130
 
 
-def test_eval_hands_its_flags_on(calls):
+def test_eval_hands_its_flags_on(calls, capsys):
     assert code("eval", "runs/x", "--episodes", "7", "--seed", "3", "--checkpoint", "last", "--json") == 0
-    assert code("eval", "runs/x", "--stochastic", "--video", "films") == 0
-    plain = {
-        "episodes": 100,
-        "seed": None,
-        "checkpoint": "best",
-        "stochastic": False,
-        "as_json": False,
-        "video": None,
-        "trust": False,
-    }
+    assert code("eval", "runs/x", "--stochastic") == 0
+    film = ["--video", "films", "--video-episodes", "3"]
+    assert code("eval", "runs/x", "--stochastic", "--trust", *film) == 0
     assert calls == [
-        (Path("runs/x"), {**plain, "episodes": 7, "seed": 3, "checkpoint": "last", "as_json": True}),
-        (Path("runs/x"), {**plain, "stochastic": True, "video": Path("films")}),
+        (Path("runs/x"), Wanted(episodes=7, seed=3, checkpoint="last")),
+        (Path("runs/x"), Wanted(stochastic=True)),
+        (Path("runs/x"), Wanted(stochastic=True, trust=True, video=Path("films"), filmed=3)),
     ]
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == REPORT
+
+
+def test_several_runs_make_a_table(calls, monkeypatch, capsys):
+    """One that can't be played doesn't keep the others from being shown; the exit code is its."""
+
+    def one_fails(run, wanted):
+        if run.name == "bad":
+            raise UserError("bad: not a run")
+        several = {"seeds": [0, 1], "mean": 2.5, "interval": [2.0, 3.0]} if run.name == "y" else {}
+        return {**REPORT, "run": str(run), **several}, []
+
+    monkeypatch.setattr("deeprl_cli.commands.eval.evaluate_run", one_fails)
+    assert code("eval", "runs/x", "bad", "runs/y") == 2
+    said = capsys.readouterr()
+    assert said.err == "deeprl: bad: not a run\n"
+    assert [line.split() for line in said.out.splitlines()] == [
+        ["run", "algo", "env", "seeds", "checkpoint", "return", "95%", "interval", "over", "seeds"],
+        ["runs/x", "ppo", "E-v0", "seed", "0", "best", "1.00"],
+        ["runs/y", "ppo", "E-v0", "2", "seeds", "best", "2.50", "[2.00,", "3.00]"],
+    ]
+    assert code("eval", "runs/x", "runs/y", "--json") == 0
+    assert [report["run"] for report in json.loads(capsys.readouterr().out)] == ["runs/x", "runs/y"]
+    assert code("eval", "runs/x", "runs/y", "--video", "films") == 2
 
 
 # ---- list

@@ -19,9 +19,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` says what there is")
 
-    def takes_run(self) -> None:
-        """RUN, and leave to import what it names."""
-        self.add_argument("run", type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
+    def takes_run(self, several: bool = False) -> None:
+        """RUN (`several`: RUN…, as `runs`), and leave to import what it names."""
+        name, count = ("runs", "+") if several else ("run", None)
+        self.add_argument(name, nargs=count, type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
         trust = "import the module that the run's environment names (module:Id); it runs code"
         self.add_argument("--trust", action="store_true", help=trust)
 

@@ -1,59 +1,97 @@
-"""`deeprl eval RUN`: play a trained run's policies, and print what they earn."""
+"""`deeprl eval RUN…`: play trained runs' policies, and print what they earn."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from deeprl_cli.commands.arguments import Parser, natural, positive, stdout_for
-from deeprl_cli.errors import UserError
-from deeprl_cli.runs.folder import find_run
+from deeprl_cli.errors import UserError, warn
+from deeprl_cli.runs.folder import find_run, seed_in
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How runs are to be played. `seed` picks one of a run's seeds; `checkpoint=None` is the best where there is one,
+    else the last; `trust` allows a run to name a module to import; `video` is a folder, `filmed` the episodes in it."""
+
+    episodes: int = 100
+    seed: int | None = None
+    checkpoint: Literal["best", "last"] | None = None
+    stochastic: bool = False
+    trust: bool = False
+    video: Path | None = None
+    filmed: int = 1
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="deeprl eval", description="Returns of a trained policy.", allow_abbrev=False)
-    parser.takes_run()
+    parser = Parser(
+        prog="deeprl eval",
+        description="Returns of trained policies on fresh episodes. Several runs make a table.",
+        allow_abbrev=False,
+    )
+    parser.takes_run(several=True)
     parser.add_argument("--episodes", type=positive, default=100, metavar="N", help="episodes of each seed (100)")
-    parser.add_argument("--seed", type=natural, metavar="K", help="only this one of the run's seeds (default: all)")
-    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="which weights (best)")
+    parser.add_argument(
+        "--seed", type=natural, metavar="K", help="only this one of a run's seeds (all); RUN/seed_K means it, too"
+    )
+    parser.add_argument(
+        "--checkpoint", choices=["best", "last"], help="which weights (best, where an evaluation has chosen any)"
+    )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--video", type=Path, metavar="DIR", help="write videos of episodes into this folder")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON: of several runs, a list")
+    parser.add_argument("--video", type=Path, metavar="DIR", help="write a video of each seed into this folder")
+    parser.add_argument(
+        "--video-episodes", type=positive, metavar="N", help="episodes in each video, one after the other (1)"
+    )
     flags = parser.parse_args(arguments)
+    if flags.video is None and flags.video_episodes is not None:
+        raise UserError("--video-episodes goes with --video: give --video DIR, the folder to write to")
+    if flags.video is not None and len(flags.runs) > 1:
+        raise UserError("--video is for one run: name one, or give each a folder of its own in commands of their own")
+    wanted = Wanted(
+        episodes=flags.episodes,
+        seed=flags.seed,
+        checkpoint=flags.checkpoint,
+        stochastic=flags.stochastic,
+        trust=flags.trust,
+        video=flags.video,
+        filmed=flags.video_episodes or 1,
+    )
     with stdout_for(flags.json) as tell:
-        told = evaluate_run(
-            flags.run,
-            trust=flags.trust,
-            episodes=flags.episodes,
-            seed=flags.seed,
-            checkpoint=flags.checkpoint,
-            stochastic=flags.stochastic,
-            as_json=flags.json,
-            video=flags.video,
-        )
-        tell(told)
-    return 0
+        if len(flags.runs) == 1:
+            report, notes = evaluate_run(flags.runs[0], wanted)
+            tell(json.dumps(report) if flags.json else in_lines(report, notes))
+            return 0
+        return _evaluate_several(flags.runs, wanted, flags.json, tell)
 
 
-def evaluate_run(
-    path: Path,
-    *,
-    trust: bool = False,
-    episodes: int,
-    seed: int | None,
-    checkpoint: str,
-    stochastic: bool,
-    as_json: bool,
-    video: Path | None,
-) -> str:
-    """What the policies earn, as a table or as JSON.
+def _evaluate_several(runs: Sequence[Path], wanted: Wanted, as_json: bool, tell: Any) -> int:
+    """A table of the runs that could be played; the others are named, and the exit code is theirs."""
+    reports, failed = [], 0
+    for path in runs:
+        try:
+            report, notes = evaluate_run(path, wanted)
+        except UserError as error:
+            warn(str(error))
+            failed = error.code
+            continue
+        reports.append(report)
+        for note in notes:
+            warn(f"{report['run']}: {note}")
+    if reports:
+        tell(json.dumps(reports) if as_json else table(reports))
+    return failed
 
-    `seed` picks one of the run's seeds; all of them otherwise. `checkpoint` is best or last. `trust` allows the run
-    to name a module to import. Raises UserError.
-    """
+
+def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
+    """What the policies of the run at `path` earn, and further lines to be shown. Raises UserError."""
     find_run(path)  # a mistyped folder is told before torch is loaded
 
     import torch
@@ -68,62 +106,113 @@ def evaluate_run(
     from deeprl_cli.policy import make_policy
     from deeprl_cli.rl.noise import NoiseStream
     from deeprl_cli.runs.reading import check_trust, read_run
-    from deeprl_cli.runs.weights import best_path, load_best, load_last
+    from deeprl_cli.runs.weights import has_best, load_best, load_last
 
     run, cfg = read_run(path)
-    check_trust(run, cfg, trust)
+    check_trust(run, cfg, wanted.trust)
     seeds = cfg.seed_list
-    if seed is not None and seed not in seeds:
-        raise UserError(f"--seed {seed}: this run has seeds {', '.join(map(str, seeds))}")
-    if video is not None:
+    seed = _seed(path, wanted.seed, seeds)
+    checkpoint = wanted.checkpoint or ("best" if has_best(run, seeds) else "last")
+    if checkpoint == "best" and not has_best(run, seeds):
+        raise UserError(f"{run}: no evaluation in training has chosen a best checkpoint: give --checkpoint last")
+    if wanted.video is not None:
         videos.check(cfg)
     torch.set_num_threads(1)  # one small batch after another: more threads only wait for each other
     # Seeds of its own: neither the episodes of training nor those that chose the best checkpoint.
-    with staying() as here, closing(eval_envs(cfg, [s + FRESH for s in seeds], episodes), cfg.env.id) as envs:
+    fresh = [s + FRESH for s in seeds]
+    with staying() as here, closing(eval_envs(cfg, fresh, wanted.episodes), cfg.env.id) as envs:
         policy, home = make_policy(cfg, envs.spec), here / run
-        if checkpoint == "best" and best_path(home, seeds[0]).exists():
+        if checkpoint == "best":
             steps = load_best(policy, home, seeds)
             policy.algorithm.explore_at(done(steps, cfg.horizon or cfg.total_steps))  # not part of weights
-        elif checkpoint == "best":
-            raise UserError(f"{run}: has no best checkpoint (eval.every=0, or stopped early): use --checkpoint last")
         else:
             load_last(policy, home)
         noise = None
-        if stochastic:
+        if wanted.stochastic:
             act = policy.algorithm.noise_spec().act
             noise = NoiseStream(seeds, "eval", {"act": act}, (envs.num_envs // len(seeds),), block=64)
-        result = evaluate(policy, envs, episodes, noise)
+        result = evaluate(policy, envs, wanted.episodes, noise)
     chosen = [index for index, s in enumerate(seeds) if seed is None or s == seed]
-    report: dict[str, Any] = {
+    means = [result.return_mean[i] for i in chosen]
+    report: Report = {
         "run": str(run),
         "algo": cfg.algo.name,
         "env": cfg.env.id,
         "checkpoint": checkpoint,
-        "stochastic": stochastic,
-        "episodes": episodes,
+        "stochastic": wanted.stochastic,
+        "episodes": wanted.episodes,
         "seeds": [seeds[i] for i in chosen],
-        "return_mean": [result.return_mean[i] for i in chosen],
+        "return_mean": means,
         "return_std": [result.return_std[i] for i in chosen],
         "length_mean": [result.length_mean[i] for i in chosen],
+        **over_seeds(means),
     }
-    shown = [f"  {cut}"] if (cut := cut_short(cfg, result)) else []
+    notes = ["no evaluation in training has chosen a best checkpoint: this is the last one"]
+    notes = notes if wanted.checkpoint is None and checkpoint == "last" else []
+    notes += [cut] if (cut := cut_short(cfg, result)) else []
     if has_transcripts(cfg.env.id):
-        report["transcripts"] = [transcripts(policy, cfg, i, stochastic=stochastic) for i in chosen]
-        how = "sampled" if stochastic else "greedy"
+        report["transcripts"] = [transcripts(policy, cfg, i, stochastic=wanted.stochastic) for i in chosen]
+        how = "sampled" if wanted.stochastic else "greedy"
         pairs = zip(report["seeds"], report["transcripts"], strict=True)
-        shown += [in_a_row(f"{how}, seed {s}", played) for s, played in pairs]
-    if video is not None:
-        report["videos"] = [str(file) for file in videos.record(policy, cfg, chosen, video)]
-    return json.dumps(report) if as_json else _table(report, shown)
+        notes += [in_a_row(f"{how}, seed {s}", played) for s, played in pairs]
+    if wanted.video is not None:
+        report["videos"] = [str(file) for file in videos.record(policy, cfg, chosen, wanted.video, wanted.filmed)]
+    return report, notes
 
 
-def _table(report: dict[str, Any], transcripts: Sequence[str]) -> str:
+def _seed(path: Path, asked: int | None, seeds: Sequence[int]) -> int | None:
+    """The one seed that the path or --seed means; None: all. Raises UserError."""
+    named = seed_in(path, find_run(path))
+    if asked is not None and named not in (None, asked):
+        raise UserError(f"--seed {asked}: {path} is seed {named}: leave one of them out")
+    seed = named if asked is None else asked
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{path}: has no seed {seed}: this run's are {', '.join(map(str, seeds))}")
+    return seed
+
+
+def over_seeds(means: Sequence[float]) -> Report:
+    """The mean of the seeds' means, and its interval: seeds are what was trained, episodes only measure them. No
+    interval of one seed."""
+    import numpy as np
+
+    from deeprl_cli.reports.intervals import bootstrap_interval, mean
+
+    low, high = bootstrap_interval([means], mean)
+    interval = None if math.isnan(low) else [float(low), float(high)]
+    return {"mean": float(np.mean(means)), "interval": interval}
+
+
+def in_lines(report: Report, notes: Sequence[str]) -> str:
+    """One run: a line for each seed, and what they come to together."""
     lines = [f"{report['algo']} on {report['env']}, {report['checkpoint']} checkpoint, {report['episodes']} episodes"]
     for s, mean, std, length in zip(
         report["seeds"], report["return_mean"], report["return_std"], report["length_mean"], strict=True
     ):
         lines.append(f"  seed {s}: return {mean:.2f} ± {std:.2f} (std of episodes), length {length:.0f}")
-    if len(report["seeds"]) > 1:
-        lines.append(f"  mean over seeds: {fmean(report['return_mean']):.2f}")
-    lines += [*transcripts, *(f"  video: {file}" for file in report.get("videos", []))]
+    if report["interval"] is not None:
+        told = f"{report['mean']:.2f}, 95% interval over seeds {_interval(report)}"
+        lines.append(f"  mean of {len(report['seeds'])} seeds: {told}")
+    lines += [*notes, *(f"  video: {file}" for file in report.get("videos", []))]
     return "\n".join(lines)
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Several runs, one below the other, each as the mean of its seeds."""
+    rows = [("run", "algo", "env", "seeds", "checkpoint", "return", "95% interval over seeds")]
+    for report in reports:
+        seeds = report["seeds"]
+        counted = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+        told = "" if report["interval"] is None else _interval(report)
+        cells = (report["run"], report["algo"], report["env"], counted, report["checkpoint"])
+        rows.append((*cells, f"{report['mean']:.2f}", told))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    for line, row in zip(padded, rows, strict=True):
+        line[5] = row[5].rjust(widths[5])
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _interval(report: Report) -> str:
+    low, high = report["interval"]
+    return f"[{low:.2f}, {high:.2f}]"

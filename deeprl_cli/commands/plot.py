@@ -29,7 +29,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: <metric>.png there)")
     parser.add_argument("--metric", default="eval/return_mean", help="a column of metrics.csv (eval/return_mean)")
     parser.add_argument(
-        "--group", default="algo", metavar="KEY[,KEY…]", help="one line for each value of: env, algo.lr, run, … (algo)"
+        "--group",
+        default="algo",
+        metavar="KEY[,KEY…]",
+        help="one line for each value of: env, algo.lr, run, seed, … (algo)",
     )
     parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="over seeds (iqm)")
     parser.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of the last N points (1)")

@@ -22,9 +22,10 @@ from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
-from deeprl_cli.runs.weights import best_path, load_best
+from deeprl_cli.runs.weights import has_best, load_best
 from deeprl_cli.schema.run import EnvConfig, RunConfig
 
+SHOWN = 12  # returns named one by one
 EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
 FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
 
@@ -97,6 +98,22 @@ def cut_short(cfg: RunConfig, *evaluations: Evaluation) -> str:
     return f"{count} episodes cut at {cfg.eval.max_steps:,} steps (eval.max_steps): nothing ended them" if count else ""
 
 
+def in_words(cfg: RunConfig, evaluation: Evaluation) -> str:
+    """`evaluation return 9.5, 12.0 over 10 episodes`, a number for each seed; and what is to be said of it."""
+    shown = several(evaluation.return_mean)
+    cut = cut_short(cfg, evaluation)
+    return f"evaluation return {shown} over {evaluation.returns.shape[1]} episodes{cut and f'; {cut}'}"
+
+
+def several(means: Sequence[float]) -> str:
+    """Returns of the seeds, in words; NaN is none."""
+    if len(means) <= SHOWN:
+        return ", ".join(f"{mean:.1f}" for mean in means)
+    known = [mean for mean in means if not math.isnan(mean)]
+    mean = sum(known) / len(known) if known else math.nan
+    return f"{mean:.1f} (mean of {len(known)}; best {max(known, default=math.nan):.1f})"
+
+
 class EvaluationStopped(Exception):  # noqa: N818 - nothing went wrong
     """An evaluation ended early, because it was asked to."""
 
@@ -107,8 +124,10 @@ def evaluate(
     episodes: int,
     noise: NoiseStream | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    told: Callable[[int, int], object] = lambda done, total: None,
 ) -> Evaluation:
-    """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic.
+    """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic, `told` hears how many of how many
+    each seed has played.
 
     Raises EvaluationStopped as soon as `stopping()` is true. Seeds that `envs` has left, or leaves on the way, have NaN
     for returns.
@@ -145,6 +164,7 @@ def evaluate(
                 hope = math.nan if expected is None else expected[n]
                 played[n].append((step.episode_return[n], step.episode_length[n], so_far[n], hope))
                 missing -= 1
+                told(episodes - missing // num_seeds, episodes)
         begins = step.episode_end | (step.weight == 0)  # a back-end with dummies begins an episode with one of them
         if begins.any():
             so_far[begins], discount[begins] = 0.0, 1.0
@@ -163,18 +183,21 @@ def final_evaluation(
     stopping: Callable[[], bool],
     left: Iterable[int] = (),
     failures: dict[int, Exception] | None = None,
+    told: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Evaluation, Evaluation]:
     """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
 
     `run_dirs`: the folder of each of `cfg.jobs`. Seeds that are `left` (their indices) aren't played, and one whose
     environment raises is left, and why told in `failures`.
 
-    Raises EvaluationStopped when `stopping()`. Of several ranks, rank 0 plays and the others wait.
+    `told` hears how many episodes of how many are played, of both. Raises EvaluationStopped when `stopping()`.
+
+    Of several ranks, rank 0 plays and the others wait.
     """
     found = None
     if ranks.rank() == 0:
         with suppress(EvaluationStopped):
-            found = _last_and_best(cfg, policy, run_dirs, stopping, left, failures)
+            found = _last_and_best(cfg, policy, run_dirs, stopping, left, failures, told)
     found = ranks.told(found)
     if found is None:
         raise EvaluationStopped
@@ -188,6 +211,7 @@ def _last_and_best(
     stopping: Callable[[], bool],
     left: Iterable[int],
     failures: dict[int, Exception] | None,
+    told: Callable[[int, int], object],
 ) -> tuple[Evaluation, Evaluation]:
     with ExitStack() as stack:
         envs = eval_envs(cfg, [seed + FRESH for seed in cfg.seed_list], cfg.eval.final_episodes)
@@ -196,13 +220,15 @@ def _last_and_best(
         if failures is not None:
             envs.failures = failures
         envs.leave(left)
-        last = evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
-        first, found = 0, False
-        for job, run_dir in zip(cfg.jobs, run_dirs, strict=True):
-            if all(best_path(run_dir, seed).exists() for seed in job.seed_list):
+        chosen = [has_best(run_dir, job.seed_list) for job, run_dir in zip(cfg.jobs, run_dirs, strict=True)]
+        episodes, total = cfg.eval.final_episodes, cfg.eval.final_episodes * (1 + any(chosen))
+        last = evaluate(policy, envs, episodes, None, stopping, lambda done, _: told(done, total))
+        first = 0
+        for job, run_dir, found in zip(cfg.jobs, run_dirs, chosen, strict=True):
+            if found:
                 load_best(policy, run_dir, job.seed_list, first)
-                found = True
             first += job.seeds
-        if not found:
-            return last, last  # eval.every=0: the last policy is all there is
-        return last, evaluate(policy, envs, cfg.eval.final_episodes, stopping=stopping)
+        if not any(chosen):
+            return last, last  # nothing was evaluated on the way: the last policy is all there is
+        best = evaluate(policy, envs, episodes, None, stopping, lambda done, _: told(episodes + done, total))
+        return last, best

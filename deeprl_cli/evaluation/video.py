@@ -1,4 +1,4 @@
-"""Videos of a trained policy: one deterministic episode of each chosen seed, as an MP4.
+"""Videos of a trained policy: deterministic episodes of each chosen seed, as an MP4.
 
 Shapes: S seeds of the policy; a frame is (height, width, 3) bytes.
 """
@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from deeprl_cli.envs.make import make_single_env
 from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.errors import ConfigError, UserError
-from deeprl_cli.evaluation.evaluate import FRESH
+from deeprl_cli.evaluation.evaluate import EVAL_ENVS, FRESH
 from deeprl_cli.policy import Policy
 from deeprl_cli.schema.run import EnvConfig, RunConfig
 
 Frame = npt.NDArray[np.uint8]
 
-MAX_STEPS = 27_000  # an Atari game's own limit; an environment without any must not fill the disk
+MAX_STEPS = 27_000  # of one episode, an Atari game's own limit; an environment without any must not fill the disk
 DEFAULT_FPS = 30.0  # for an environment that doesn't say how fast it is to be seen
 
 
@@ -40,10 +41,10 @@ def check(cfg: RunConfig) -> None:
         pass
 
 
-def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: Path) -> list[Path]:
+def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: Path, episodes: int = 1) -> list[Path]:
     """Write `folder`/seed_<k>.mp4 for each of the run's seeds chosen by index; the files, in that order.
 
-    The episode is the first that `deeprl eval` plays with that seed, cut at MAX_STEPS steps. A file of that name is
+    The episodes are the first that `deeprl eval` plays with that seed, each cut at MAX_STEPS. A file of that name is
     replaced. Raises UserError where moviepy is missing, the environment can't render, or the folder can't be written.
     """
     check(cfg)
@@ -54,16 +55,19 @@ def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one observation at a time: a second thread would only fight the encoder for the cores
     try:
-        return [_record_seed(policy, cfg, index, folder / f"seed_{cfg.seed_list[index]}.mp4") for index in seed_indices]
+        files = [folder / f"seed_{cfg.seed_list[index]}.mp4" for index in seed_indices]
+        for index, file in zip(seed_indices, files, strict=True):
+            _record_seed(policy, cfg, index, file, episodes)
+        return files
     finally:
         torch.set_num_threads(threads)
 
 
-def _record_seed(policy: Policy, cfg: RunConfig, index: int, file: Path) -> Path:
+def _record_seed(policy: Policy, cfg: RunConfig, index: int, file: Path, episodes: int) -> None:
     with staying() as here, closing(_make_env(cfg.env), cfg.env.id) as env:
         fps = float(env.metadata.get("render_fps") or DEFAULT_FPS)
-        _write(here / file, _play(policy, env, index, cfg.seed_list[index] + FRESH), fps)
-    return file
+        played = (_play(policy, env, index, cfg.seed_list[index] + FRESH, number) for number in range(episodes))
+        _write(here / file, chain.from_iterable(played), fps)
 
 
 def _make_env(cfg: EnvConfig) -> gym.Env[Any, Any]:
@@ -78,9 +82,10 @@ def _make_env(cfg: EnvConfig) -> gym.Env[Any, Any]:
         raise
 
 
-def _play(policy: Policy, env: gym.Env[Any, Any], seed_index: int, run_seed: int) -> Iterator[Frame]:
+def _play(policy: Policy, env: gym.Env[Any, Any], seed_index: int, run_seed: int, number: int) -> Iterator[Frame]:
     """The frames of one episode, the first and the final state included, acted by the policy's seed `seed_index`."""
-    obs, _ = env.reset(seed=episode_seed(run_seed, 0, 0, training=False))
+    episode, place = divmod(number, EVAL_ENVS)  # side by side, as an evaluation plays them
+    obs, _ = env.reset(seed=episode_seed(run_seed, place, episode, training=False))
     space = policy.algorithm.spec.observation_space
     if np.shape(obs) != (space.shape or ()):
         raise UserError(f"{_name(env)}: observations are {np.shape(obs)}, the policy was trained on {space.shape}")

@@ -115,19 +115,31 @@ def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
     else:
         cores = available_cores() // ((config.ranks or 1) if isinstance(config, MultiprocessConfig) else 1)
         threads = min(max(cores, 1), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
-        notes.append(f"threads: {threads} ({workload.flops / 1e6:.0f} MFLOP an update)")
-    wanted = config.compile
+        why = "large enough to be shared" if threads > 1 else "too small to be shared"
+        why = "this process has one core" if cores <= 1 else f"an update, {_flop(workload.flops)}, is {why}"
+        notes.append(f"{threads} thread{'s' if threads > 1 else ''}: {why}")
+    wanted, why = config.compile, ""
     if wanted == "auto":
         wanted = workload.compiling_saves > COMPILE_SECONDS
-        notes.append(f"compile: {'yes' if wanted else 'no'} (saves about {workload.compiling_saves:.0f} s)")
+        saves = f"about {workload.compiling_saves:.0f} s"
+        why = (
+            f"compiled: that saves {saves}, and takes up to {COMPILE_SECONDS:.0f} s once"
+            if wanted
+            else f"eager: compiling would take longer (up to {COMPILE_SECONDS:.0f} s) than it would save ({saves})"
+        )
     device = device_of(config)
     if wanted and device == "cpu" and find_compiler() is None:
         wanted = False
-        notes.append("compile: no C++ compiler found (g++ or clang++; CXX names one): running eagerly")
+        why = "eager: there is no C++ compiler here to compile with (g++ or clang++; CXX names one)"
+    notes += [why] if why else []
     precision = config.matmul_precision
     if precision == "auto":
         precision = "high" if device == "cuda" else "highest"
     return Hardware(device, threads, bool(wanted), precision, tuple(notes))
+
+
+def _flop(flops: float) -> str:
+    return f"{flops / 1e9:,.1f} GFLOP" if flops >= 1e9 else f"{flops / 1e6:,.1f} MFLOP"
 
 
 def apply(hardware: Hardware) -> None:

@@ -24,8 +24,11 @@ class Signals:
 
 
 @contextmanager
-def stop_on_signals(told: Callable[[], object] = lambda: None) -> Iterator[Signals]:
-    """Turn the first SIGINT or SIGTERM into a request to stop, `told` there and then; the next one acts as usual."""
+def stop_on_signals(
+    told: Callable[[], object] = lambda: None, shown: Callable[[], bool] = lambda: False
+) -> Iterator[Signals]:
+    """Turn the first SIGINT or SIGTERM into a request to stop, `told` there and then; the next one acts as usual.
+    `shown`: whether the user gets to see that by itself; where not, a line on standard error says so."""
     signals = Signals()
     previous: dict[int, Any] = {}
 
@@ -34,7 +37,8 @@ def stop_on_signals(told: Callable[[], object] = lambda: None) -> Iterator[Signa
         told()
         for other, handler in previous.items():
             signal.signal(other, handler)
-        os.write(2, b"\nstopping: writing the last checkpoint (once more to quit at once)\n")
+        if not shown():
+            os.write(2, b"\nstopping: writing the last checkpoint (once more to quit at once)\n")
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

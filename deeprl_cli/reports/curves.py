@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprl_cli.config.messages import dotted_keys, some
-from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.errors import UserError, did_you_mean, warn
 from deeprl_cli.runs.folder import CONFIG_NAME, find_run, read_config
 
 Array = NDArray[np.float64]
 
 SHORT = {"algo": "algo.name", "env": "env.id", "network": "network.name", "hardware": "hardware.name"}
-RUN = "run"  # as a key: every run by itself
+RUN, SEED = "run", "seed"  # as keys: every run, every seed by itself
 POINTS = 400  # of a grid, where seeds were not logged at the same steps
 # two runs that differ in nothing else are the same experiment
 INCIDENTAL = ("seed", "seeds", "run_dir", "resolved", "hardware", "log", "checkpoint")
@@ -66,6 +65,7 @@ class Group:
     label: str
     runs: list[Run] = field(default_factory=list)
     curves: list[SeedCurve] = field(default_factory=list)
+    seeds: int = 0  # those without a point included
 
     @property
     def name(self) -> str:
@@ -150,7 +150,7 @@ def _run(folder: Path) -> Run:
 
 def read_groups(runs: Sequence[Run], metric: str, keys: Sequence[str]) -> list[Group]:
     """The runs' curves of `metric`, grouped by the values of the configuration's `keys`, in the order of the labels;
-    `run` among them is no key: it puts each run by itself, under its folder's name.
+    `run` among them is no key: it puts each run by itself, under its folder's name; nor is `seed`, which parts seeds.
 
     Each environment has groups of its own, unless it is one of the keys. Raises UserError where nothing can be drawn.
     """
@@ -159,10 +159,13 @@ def read_groups(runs: Sequence[Run], metric: str, keys: Sequence[str]) -> list[G
     groups: dict[tuple[str, str], Group] = {}
     known: set[str] = set()
     for run in runs:
-        env, label = "" if SHORT["env"] in keys else run.env, _label(run, keys)
-        group = groups.setdefault((env, label), Group(env, label))
-        group.runs.append(run)
+        env = "" if SHORT["env"] in keys else run.env
         for seed in run.seeds:
+            label = _label(run, keys, seed)
+            group = groups.setdefault((env, label), Group(env, label))
+            if run not in group.runs:
+                group.runs.append(run)
+            group.seeds += 1
             columns, curve = read_metric(seed / "metrics.csv", metric)
             known.update(columns)
             if len(curve.steps):
@@ -203,16 +206,10 @@ def read_metric(path: Path, metric: str) -> tuple[list[str], SeedCurve]:
     return columns[1:], SeedCurve(np.array(steps), np.array([points[step] for step in steps]))
 
 
-def warn(text: str) -> None:
-    """A line that isn't an error, beside the result."""
-    print(f"deeprl: {text}", file=sys.stderr)
-
-
 def _tell(group: Group, metric: str) -> None:
     """What a picture wouldn't show: seeds without points, runs that differ, curves cut short."""
-    seeds = sum(len(run.seeds) for run in group.runs)
-    if len(group.curves) < seeds:
-        warn(f"{group.name}: {seeds - len(group.curves)} of {seeds} seeds have no points of {metric}, and are left out")
+    if (missing := group.seeds - len(group.curves)) > 0:
+        warn(f"{group.name}: {missing} of {group.seeds} seeds have no points of {metric}, and are left out")
     differing = differences(group.runs)
     if differing:
         what, mend = some(differing[:5]), f"--group …,{differing[0]}"
@@ -237,23 +234,26 @@ def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
     known = list(dict.fromkeys(key for run in runs for key in dotted_keys(run.config)))
     for key in keys:
-        if key == RUN:
+        if key in (RUN, SEED):
             continue
         if key not in known:
             whole = [one for one in known if one.endswith(f".{key}")]
-            meant = f"; did you mean '{whole[0]}'?" if whole else did_you_mean(key, [*known, *SHORT, RUN])
+            meant = f"; did you mean '{whole[0]}'?" if whole else did_you_mean(key, [*known, *SHORT, RUN, SEED])
             raise UserError(f"--group {key}: no run has this key{meant}")
         inside = [one for one in known if one.startswith(f"{key}.")]
         if inside:
             raise UserError(f"--group {key}: holds several values: choose one of {some(inside)}")
 
 
-def _label(run: Run, keys: Sequence[str]) -> str:
-    """`ppo`, `ppo lr=0.001`."""
+def _label(run: Run, keys: Sequence[str], seed: Path) -> str:
+    """`ppo`, `ppo lr=0.001`, `seed 3`."""
     parts = []
     for key in keys:
         if key == RUN:
             parts.append(run.name)
+            continue
+        if key == SEED:
+            parts.append(seed.name.replace("_", " "))
             continue
         parts.append(run.told(key))
     return " ".join(parts)

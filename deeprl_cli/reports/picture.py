@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ NAMES = {
     "rollout/length_mean": "training episode length",
 }
 
+SEED_NAMED = re.compile(r"\bseed \d+$")  # a label that says whose line it is
+
 
 def draw(
     groups: Sequence[Group],
@@ -48,9 +51,8 @@ def draw(
     rows = math.ceil(len(envs) / columns)
     counts = {label: sorted({len(group.curves) for group in groups if group.label == label}) for label in labels}
     alike = many and len({tuple(count) for count in counts.values()}) == 1  # then it is said once, above the legend
-    names = {
-        label: f"{name}{'' if alike else f' ({_seeds(counts[label])})'}" for label, name in short_names(groups).items()
-    }
+    counted = {label: "" if alike or SEED_NAMED.search(label) else f" ({_seeds(counts[label])})" for label in labels}
+    names = {label: f"{name}{counted[label]}" for label, name in short_names(groups).items()}
     width, height = (6.4 if columns == 1 else 4.2 * columns), (3.8 if columns == 1 else 3.1) * rows + 0.7
     entries, longest = len(labels) + bool(bars), max(map(len, names.values()))
     if many:

@@ -159,6 +159,13 @@ def find_run(path: Path) -> Path:
     raise UserError(f"{path}: not a run (no {CONFIG_NAME} there){hint}")
 
 
+def seed_in(path: Path, run: Path) -> int | None:
+    """The seed whose folder or file in the run `path` is; None where it isn't one seed's."""
+    inside = path.expanduser().absolute().relative_to(run.absolute()).parts
+    named = [re.fullmatch(r"seed_(\d+)(\.safetensors)?", part) for part in inside]
+    return next((int(match[1]) for match in named if match), None)
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Make `data` the content of `path`, whole or not at all, and on the disk when this returns."""
     # One name per target, so that what a killed attempt left is overwritten by the next.

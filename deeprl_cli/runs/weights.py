@@ -18,6 +18,11 @@ def best_path(run: Path, seed: int) -> Path:
     return run / "checkpoints" / "best" / f"seed_{seed}.safetensors"
 
 
+def has_best(run: Path, seeds: list[int]) -> bool:
+    """Whether an evaluation in training has chosen weights of every seed."""
+    return all(best_path(run, seed).exists() for seed in seeds)
+
+
 def load_best(policy: Policy, run: Path, seeds: list[int], first: int = 0) -> Tensor:
     """Put each seed's best weights into `policy`, from its `first` seed on; the steps `(S,)` at which they were the
     present ones.

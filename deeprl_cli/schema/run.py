@@ -6,6 +6,7 @@ Nothing here knows Hydra; `config/compose.py` hands over plain dictionaries.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from typing import Any, Literal
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.members import Member
 from deeprl_cli.schema.typed import VARIANTS, NonNegativeInt, PerMember, PositiveFloat, PositiveInt, UnitInterval
+
+EVALUATIONS = 20  # of a run whose `eval.every` is auto, on the way to its end
 
 
 @dataclass(kw_only=True, slots=True)
@@ -127,7 +130,9 @@ def device_of(config: HardwareConfig) -> Literal["cpu", "cuda"]:
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
-    every: NonNegativeInt
+    """A run settles `every=auto` and records the number; `RunConfig.eval_every` has it."""
+
+    every: NonNegativeInt | Literal["auto"]
     episodes: PositiveInt
     final_episodes: PositiveInt
     max_steps: PositiveInt
@@ -289,6 +294,15 @@ class RunConfig:
     init_from: str | None
     run_dir: str | None
     tuned: str | None
+
+    def __post_init__(self) -> None:
+        self.eval = dataclasses.replace(self.eval, every=self.eval_every)
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between evaluations; 0: only at the end."""
+        every = self.eval.every
+        return every if isinstance(every, int) else max(1, self.total_steps // EVALUATIONS)
 
     @property
     def seed_list(self) -> list[int]:

@@ -87,7 +87,7 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
         envs = training_envs(cfg)
         stack.callback(envs.close)
         evaluation_envs = None
-        if ranks.rank() == 0 and cfg.eval.every:
+        if ranks.rank() == 0 and cfg.eval_every:
             evaluation_envs = eval_envs(cfg, cfg.seed_list, cfg.eval.episodes)
             stack.callback(evaluation_envs.close)
     return Parts(policy, hardware, envs, evaluation_envs, notes)
@@ -100,7 +100,7 @@ def counted_out(cfg: RunConfig) -> Iterator[None]:
         yield
     except OneAtATimeError as error:
         training = cfg.seeds * cfg.algo.num_envs
-        evaluating = f" and {cfg.seeds} or more to evaluate in" if cfg.eval.every else ""
+        evaluating = f" and {cfg.seeds} or more to evaluate in" if cfg.eval_every else ""
         raise UserError(
             f"{error}: this run needs {training} to train in{evaluating}, all at once: "
             "seeds=1 algo.num_envs=1 eval.every=0 needs one"

@@ -18,25 +18,28 @@ from deeprl_cli.algorithm import Algorithm, Metrics, average
 from deeprl_cli.data.replay import Segments
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, cut_short, evaluate
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, in_words
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.processes.hardware import Hardware
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training import together
+from deeprl_cli.training.figures import mean, next_multiple, of_episodes
+from deeprl_cli.training.progress import Position
 from deeprl_cli.training.services import Services
 from deeprl_cli.training.shares import Shares
 from deeprl_cli.training.stopwatch import Stopwatch
-from deeprl_cli.training.together import LOOK_EVERY, own_envs, own_pending, pooled_envs, pooled_log, pooled_pending
 
-SHOWN = 12  # returns named one by one
 ACT_BLOCK = 256  # steps of action noise drawn at a time
+RECENT = 100  # episodes that the return on the screen is the mean of, at most
 
 
 class Trainer(ABC):
     """Runs one configuration to its end. `state_dict()` holds everything that moves."""
 
     length = 1  # steps of each environment in an iteration
+    doing = ""  # what the loop is at, where that isn't plain to see
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Trainer(ABC):
         )
         self.horizon = cfg.horizon or cfg.total_steps  # of the schedules
         self.steps = 0
+        self.played = 0  # steps, those of the iteration under way included
         self.began = time.monotonic()  # when this process did
         self.wall_seconds_before = 0.0  # of processes that trained this run before
         self.restored = False
@@ -70,13 +74,14 @@ class Trainer(ABC):
         self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
         self.last_evaluation: Evaluation | None = None
+        self.evaluated_at: int | None = None  # step of the curve's last evaluation
         self._before_cut_evaluation: dict[str, Any] | None = None  # where one that a signal ended is to begin again
         self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
         self._metrics: list[Metrics] = []
         self._learned_at: list[int] = []  # steps at which they came
         self.shares = Shares(cfg, policy, [part for part in (envs, eval_envs) if part is not None], to)
         self._recent_return = float("nan")
-        self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval.every, cfg.checkpoint.every
+        self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval_every, cfg.checkpoint.every
         self._clock = Stopwatch()
         self._iterations = 0
         self.stop_agreed = False  # with the other ranks
@@ -102,6 +107,7 @@ class Trainer(ABC):
             self.first_step_at = time.monotonic()
         if self.envs.failures:
             self.shares.end_failures(self.envs, self.steps)
+        self.played += self.num_envs if running is None else int(running.sum()) // self.num_seeds
         if step.episode_end.any():
             for n in np.flatnonzero(step.episode_end):
                 self._episodes.append(
@@ -122,10 +128,9 @@ class Trainer(ABC):
     def hand_over(self, episodes: int) -> tuple[Metrics, int, list[tuple[int, float, int]]]:
         """What a log would take, and keep it no longer: averaged metrics, of how many updates, and at most so many
         `episodes` (seed index, return, length)."""
-        metrics, updates = self.averaged_metrics(), len(self._metrics)
-        some, self._episodes, self._metrics = self._episodes[:episodes], self._episodes[episodes:], []
-        self._learned_at = []
-        return metrics, updates, some
+        handed = self.averaged_metrics(), len(self._metrics), self._episodes[:episodes]
+        self._episodes, self._metrics, self._learned_at = self._episodes[episodes:], [], []
+        return handed
 
     def silent_seeds(self) -> Sequence[int]:
         """Seeds (their indices) with nothing to log: all that they did has been."""
@@ -137,15 +142,17 @@ class Trainer(ABC):
         """Train until `total_steps`, or until asked to stop; the last checkpoint is written either way."""
         if not self.restored:
             self.start()
+        self.to.progress.follow(self.position)
         self._clock.start()
         try:
-            if self.restored and self.cfg.eval.every and self.steps >= self._next_eval:
+            if self.restored and self.cfg.eval_every and self.steps >= self._next_eval:
                 self.evaluate()  # which the interruption cut short
             while self.steps < self.cfg.total_steps and not self.time_to_stop():
                 self.iterate()
+                self.played = self.steps
                 if self.steps >= self._next_log:
                     self.log()
-                if self.cfg.eval.every and self.steps >= self._next_eval:
+                if self.cfg.eval_every and self.steps >= self._next_eval:
                     self.evaluate()
                 if self.cfg.checkpoint.every and self.steps >= self._next_checkpoint:
                     self.checkpoint()
@@ -166,7 +173,7 @@ class Trainer(ABC):
         if ranks.size() == 1:
             return self.to.stopping()
         self._iterations += 1
-        if not self.stop_agreed and self._iterations % max(1, LOOK_EVERY // self.length) == 0:
+        if not self.stop_agreed and self._iterations % max(1, together.LOOK_EVERY // self.length) == 0:
             self.stop_agreed = ranks.any_of(self.to.stopping())
         return self.stop_agreed
 
@@ -174,6 +181,12 @@ class Trainer(ABC):
         """First observations, before anything is stepped; a trainer restored from a checkpoint has them."""
         self.obs = self.envs.reset()
         self.shares.end_failures(self.envs, self.steps)
+
+    def position(self) -> Position:
+        """For the screen, from whichever thread draws it."""
+        steps, recent = max(self.steps, self.played), self._episodes[-RECENT:]
+        rate = max(self.env_steps, steps * self.num_seeds) / max(self._clock.seconds, 1e-9)
+        return Position(steps, mean([e[1] for e in recent]) if recent else self._recent_return, rate, self.doing)
 
     @property
     def steps_per_second(self) -> float:
@@ -206,18 +219,13 @@ class Trainer(ABC):
             self.to.progress.status(doing)
 
     def log(self) -> None:
-        self._next_log = _next_multiple(self.steps, self.cfg.log.every)
+        self._next_log = next_multiple(self.steps, self.cfg.log.every)
         weights = [stack.flat for stack in self.algorithm.stacks().values()]
         values = {name: metric.tolist() for name, metric in self.averaged_metrics().items()}
-        self._episodes, values = pooled_log(self._episodes, values, weights)
-        returns: list[list[float]] = [[] for _ in range(self.num_seeds)]
-        lengths: list[list[float]] = [[] for _ in range(self.num_seeds)]
-        for seed, episode_return, length in self._episodes:
-            returns[seed].append(episode_return)
-            lengths[seed].append(length)
-        values["rollout/return_mean"] = [_mean(r) for r in returns]
-        values["rollout/length_mean"] = [_mean(r) for r in lengths]
-        self.finished_episodes = [total + len(r) for total, r in zip(self.finished_episodes, returns, strict=True)]
+        self._episodes, values = together.pooled_log(self._episodes, values, weights)
+        of_ended, ended = of_episodes(self._episodes, self.num_seeds)
+        values |= of_ended
+        self.finished_episodes = [total + more for total, more in zip(self.finished_episodes, ended, strict=True)]
         values["rollout/episodes"] = [float(total) for total in self.finished_episodes]
         optimiser = self.algorithm.optimisers()[0]
         values["optim/lr"], values["optim/updates"] = optimiser.lr.tolist(), optimiser.steps.tolist()
@@ -229,8 +237,7 @@ class Trainer(ABC):
         if ranks.rank() == 0:
             self.shares.log(self.x_axis, values, self.steps, weights)
         if self._episodes:
-            self._recent_return = _mean([episode[1] for episode in self._episodes])
-        self.to.progress.update(self.steps, self._recent_return, self.steps_per_second)
+            self._recent_return = mean([episode[1] for episode in self._episodes])
         metrics, learned_at = self._metrics, self._learned_at
         self._episodes, self._metrics, self._learned_at = [], [], []
         self.shares.look_back(self.steps, metrics, learned_at)
@@ -238,33 +245,35 @@ class Trainer(ABC):
     def evaluate(self) -> None:
         """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
         self._clock.stop()
-        result = ranks.told(self.returns_now() if ranks.rank() == 0 else None)
+        with self.to.progress.stage("evaluating"):
+            result = ranks.told(self.returns_now() if ranks.rank() == 0 else None)
         if result is None:
             self.stop_agreed = True
             return  # the run is about to end; half an evaluation is none
-        self._next_eval = _next_multiple(self.steps, self.cfg.eval.every)
+        self._next_eval = next_multiple(self.steps, self.cfg.eval_every)
         self.last_evaluation = result
-        means = result.return_mean
-        if ranks.rank() == 0:
-            self.shares.log(self.x_axis, result.metrics(self.cfg))
-        for index, (mean, best) in enumerate(zip(means, self.best, strict=True)):
-            if mean > best:
-                self.best[index] = mean
+        self.add_to_curve(result)
+        for index, (achieved, best) in enumerate(zip(result.return_mean, self.best, strict=True)):
+            if achieved > best:
+                self.best[index] = achieved
                 if ranks.rank() == 0:
-                    self.shares.keep_best(index, self.x_axis[index], mean)
-        shown = several(means)
-        cut = cut_short(self.cfg, result)
-        self.to.progress.message(
-            f"step {self.steps}: evaluation return {shown} over {self.cfg.eval.episodes} episodes{cut and f'; {cut}'}"
-        )
+                    self.shares.keep_best(index, self.x_axis[index], achieved)
+        self.to.progress.message(f"step {self.steps}: {in_words(self.cfg, result)}")
         self._clock.start()
+
+    def add_to_curve(self, result: Evaluation) -> None:
+        """A point at this step, where there is none."""
+        if self.evaluated_at != self.steps and ranks.rank() == 0:
+            self.shares.log(self.x_axis, result.metrics(self.cfg))
+        self.evaluated_at = self.steps
 
     def returns_now(self) -> Evaluation | None:
         """An evaluation; None where it was asked to stop."""
         assert self.eval_envs is not None
         before = self.eval_envs.state_dict()
         try:
-            result = evaluate(self.policy, self.eval_envs, self.cfg.eval.episodes, stopping=self.to.stopping)
+            episodes, told = self.cfg.eval.episodes, self.to.progress.counted
+            result = evaluate(self.policy, self.eval_envs, episodes, None, self.to.stopping, told)
             self.shares.end_failures(self.eval_envs, self.steps)
             return result
         except EvaluationStopped:
@@ -276,7 +285,7 @@ class Trainer(ABC):
     def checkpoint(self) -> None:
         self._clock.stop()
         if self.cfg.checkpoint.every:
-            self._next_checkpoint = _next_multiple(self.steps, self.cfg.checkpoint.every)
+            self._next_checkpoint = next_multiple(self.steps, self.cfg.checkpoint.every)
         kept = self.shares.worth_keeping(self.steps)
         if kept:
             self.shares.save(kept, self.state_dict(), self.segments, self.steps)
@@ -288,18 +297,17 @@ class Trainer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """On rank 0 that of all ranks, as one process would have it."""
-        # one by one: the mean of means that a resumed run would log isn't the mean
-        metrics = {name: torch.stack([m[name] for m in self._metrics]) for name in (self._metrics or [{}])[0]}
-        episodes, metrics = pooled_pending(self._episodes, metrics)
+        episodes, metrics = together.pooled_pending(self._episodes, self._metrics)
         return {
             "steps": self.steps,
             "clock": {"train_seconds": self._clock.seconds, "wall_seconds": self.wall_seconds},
             "policy": self.policy.whole_state(),
-            "envs": pooled_envs(self.envs),
+            "envs": together.pooled_envs(self.envs),
             "eval_envs": self._before_cut_evaluation or (self.eval_envs and self.eval_envs.state_dict()),
             "act_noise": self.act_noise.state_dict(),
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
+            "evaluated_at": self.evaluated_at,
             "finished_episodes": list(self.finished_episodes),
             "episodes": [list(episode) for episode in episodes],
             "metrics": metrics,
@@ -310,12 +318,12 @@ class Trainer(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
-        self.steps = state["steps"]
+        self.steps = self.played = state["steps"]
         self.restored = True
         self._clock.seconds = state["clock"]["train_seconds"]
         self.wall_seconds_before = state["clock"]["wall_seconds"]
         self.policy.load_whole_state(state["policy"])
-        exceptions = self.envs.load_state_dict(own_envs(state["envs"]))
+        exceptions = self.envs.load_state_dict(together.own_envs(state["envs"]))
         if self.eval_envs is not None and state["eval_envs"] is not None:
             exceptions += self.eval_envs.load_state_dict(state["eval_envs"])
         for line in exceptions:
@@ -323,28 +331,12 @@ class Trainer(ABC):
         self.act_noise.load_state_dict(state["act_noise"])
         self.update_noise.load_state_dict(state["update_noise"])
         self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
-        self._episodes = own_pending([(int(s), float(r), int(n)) for s, r, n in state["episodes"]])
-        metrics = {name: values.to(self.device).unbind() for name, values in state["metrics"].items()}
-        self._metrics = [dict(zip(metrics, row, strict=True)) for row in zip(*metrics.values(), strict=True)]
+        self._episodes = together.own_pending([(int(s), float(r), int(n)) for s, r, n in state["episodes"]])
+        self._metrics = together.one_by_one(state["metrics"], self.device)
+        self.evaluated_at = state.get("evaluated_at")
         # checkpoints of the first versions have neither
         self._learned_at = state["learned_at"].tolist() if "learned_at" in state else [self.steps] * len(self._metrics)
         self.shares.restored(self.steps, state.get("finite"))
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]
         assert self.envs.obs is not None
         self.obs = self.envs.obs
-
-
-def _next_multiple(steps: int, every: int) -> int:
-    return (steps // every + 1) * every if every else 0
-
-
-def several(means: Sequence[float]) -> str:
-    """Returns of the seeds, in words."""
-    if len(means) <= SHOWN:
-        return ", ".join(f"{mean:.1f}" for mean in means)
-    known = [mean for mean in means if mean == mean]
-    return f"{_mean(known):.1f} (mean of {len(known)}; best {max(known, default=float('nan')):.1f})"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

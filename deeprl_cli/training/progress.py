@@ -1,7 +1,7 @@
 """What a person sees while a run trains: a live line on a terminal, a plain line now and then elsewhere.
 
-rich is imported only on a terminal. `update` is called every step of the loop, so it stores four numbers and returns;
-drawing happens a few times a second (terminal, from rich's own thread) or every ten seconds (plain).
+rich is imported only on a terminal. A thread of its own asks the trainer where it is whenever it draws, a few times a
+second (terminal) or every ten seconds (plain), so that the line moves whatever the trainer is busy with.
 """
 
 from __future__ import annotations
@@ -9,17 +9,35 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.live import Live
-    from rich.spinner import Spinner
+    from rich.text import Text
 
 _PLAIN_INTERVAL = 10.0  # seconds between plain lines
-_REDRAWS_PER_SECOND = 4.0
+_REDRAWS_PER_SECOND = 5.0
+_NEWS = 0.5  # seconds that a stage lasts before the line names it: shorter ones would flicker
+_ECHO = 4  # columns left free at the line's end: a terminal writes ^C there, and a full line would break
+_LONGEST_BAR, _SHORTEST_BAR = 30, 8  # columns
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+STOPPING = "stopping: writing the last checkpoint (once more to quit at once)"
+
+
+class Position(NamedTuple):
+    """Where a run is: environment steps of one seed, the mean return of recent episodes over all seeds (NaN before
+    any has ended), steps of all seeds a second, and what it is at where that isn't plain to see."""
+
+    step: int = 0
+    return_mean: float = math.nan
+    steps_per_second: float = 0.0
+    doing: str = ""
 
 
 class Progress:
@@ -31,15 +49,17 @@ class Progress:
     def __init__(self, total_steps: int, seeds: int, stream: TextIO | None = None) -> None:
         self._total, self._seeds = total_steps, seeds
         self._stream = sys.stdout if stream is None else stream
-        self._step, self._return_mean, self._steps_per_second = 0, math.nan, 0.0
-        self._start: tuple[int, float] | None = None  # step and time of the first update: a resumed run starts late
-        self._stage = ""
-        self._last_line = -math.inf
+        self._look: Callable[[], Position] | None = None
+        self._start = (0, 0.0)  # step and time that the pace counts from: a resumed run starts late
+        self._stage, self._count, self._since = "", "", 0.0  # what is under way, how far, since when
+        self._doing, self._doing_since = "", 0.0
+        self._stopping = False
         self._printed_step = -1
         self._terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._console: Console | None = None
         self._live: Live | None = None
-        self._spinner: Spinner | None = None  # kept between frames: a fresh one would always show its first picture
+        self._over = threading.Event()
+        self._teller: threading.Thread | None = None  # of plain lines
 
     def __enter__(self) -> Progress:
         if self._terminal:
@@ -55,30 +75,29 @@ class Progress:
                 redirect_stderr=False,
             )
             self._live.start()
+        else:
+            self._teller = threading.Thread(target=self._tell, name="deeprl progress", daemon=True)
+            self._teller.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stage = ""
+        self._stage, self._stopping, self._doing_since = "", False, math.inf
+        self._over.set()
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif not self._terminal and self._step != self._printed_step and self._start is not None:
-            self._print(self.line())
+        if self._teller is not None:
+            self._teller.join()
+            self._teller = None
+            if self._look is not None and self._position().step != self._printed_step:
+                self._print(self.line())
 
-    def update(self, step: int, return_mean: float | None, steps_per_second: float) -> None:
-        """Where the run is. `step` counts one seed's steps; `return_mean` is the mean over seeds, None or NaN while
-        no episode has ended; `steps_per_second` counts all seeds."""
-        now = time.monotonic()
-        self._step, self._steps_per_second = step, steps_per_second
-        self._return_mean = math.nan if return_mean is None else return_mean
-        if self._start is None:
-            self._start = (step, now)
-            self._last_line = now  # the first plain line comes when there is something to tell
-        elif not self._terminal and now - self._last_line >= _PLAIN_INTERVAL:
-            self._print(self.line())
-            self._last_line, self._printed_step = now, step
+    def follow(self, look: Callable[[], Position]) -> None:
+        """Training begins: `look` says where it is, whenever asked, from another thread."""
+        self._start = (look().step, time.monotonic())
+        self._look = look
 
     def message(self, text: str) -> None:
         """One line that stays: above the live line on a terminal."""
@@ -87,63 +106,113 @@ class Progress:
         else:
             self._print(text)
 
+    @contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """Name what is under way for as long as this lasts, where somebody looks."""
+        self._begin(text)
+        yield
+        self._begin("")
+
     def status(self, text: str) -> None:
-        """Name the stage under way, such as `compiling`, until the next call; an empty text ends it."""
+        """Name the stage under way, such as `compiling`, until the next call; an empty text ends it. Where nobody looks
+        it is a line of its own."""
         if text and text != self._stage and not self._terminal:
             self._print(text)
-        self._stage = text
+        self._begin(text)
+
+    def _begin(self, text: str) -> None:
+        now = time.monotonic()
+        if self._stage.startswith("compiling"):  # done once: no part of the pace
+            self._start = (self._start[0], self._start[1] + now - self._since)
+        self._stage, self._count, self._since = text, "", now
+
+    def counted(self, done: int, total: int) -> None:
+        """How much of the stage under way is done."""
+        self._count = f"{done:,} of {total:,}"
+
+    def stopping(self) -> bool:
+        """Asked to stop, by a signal that may come at any moment: nothing is drawn here. Whether the line will say so
+        itself, as it does on a terminal."""
+        self._stopping = True
+        return self._live is not None
 
     def line(self) -> str:
         """The state of the run in one plain line."""
-        parts = [f"step {self._step}/{self._total} ({self._fraction():.0%})", f"return {self._return_text()}"]
-        parts += [f"{self._steps_per_second:.0f} steps/s", f"{_clock(self._seconds_left())} left"]
-        return "  ".join(parts)
+        at = self._position()
+        parts = [f"step {at.step}/{self._total} ({self._fraction(at):.0%})", f"return {self._return_text(at)}"]
+        parts += [f"{at.steps_per_second:.0f} steps/s", f"{_clock(self._seconds_left(at))} left"]
+        return "  ".join([*parts, *filter(None, [self._stage_text(at)])])
+
+    def _tell(self) -> None:
+        while not self._over.wait(_PLAIN_INTERVAL):
+            self.tell()
+
+    def tell(self) -> None:
+        """The plain line, where training has begun."""
+        if self._look is not None:
+            self._print(self.line())
+            self._printed_step = self._position().step
 
     def _print(self, text: str) -> None:
         # A log in an old encoding must not end a run because of one character it lacks.
         encoding = self._stream.encoding or "utf-8"
         print(text.encode(encoding, "replace").decode(encoding), file=self._stream, flush=True)
 
-    def _fraction(self) -> float:
-        return min(1.0, self._step / self._total)
+    def _position(self) -> Position:
+        return self._look() if self._look is not None else Position()
 
-    def _return_text(self) -> str:
-        number = "-" if math.isnan(self._return_mean) else f"{self._return_mean:.1f}"
+    def _fraction(self, at: Position) -> float:
+        return min(1.0, at.step / self._total)
+
+    def _return_text(self, at: Position) -> str:
+        number = "-" if math.isnan(at.return_mean) else f"{at.return_mean:.1f}"
         return number if self._seeds == 1 else f"{number} (mean of {self._seeds} seeds)"
 
-    def _seconds_left(self) -> float:
-        """From this process's own pace, evaluations included; infinite before anything can be told."""
-        steps_left = max(0, self._total - self._step)
-        if self._start is not None and self._step > self._start[0]:
-            first_step, first_time = self._start
-            return steps_left * (time.monotonic() - first_time) / (self._step - first_step)
-        return steps_left * self._seeds / self._steps_per_second if self._steps_per_second > 0 else math.inf
+    def _stage_text(self, at: Position) -> str:
+        """What is under way beside plain training, once it has lasted a moment."""
+        if self._stage:
+            return f"{self._stage}{self._count and f': {self._count}'}"
+        now = time.monotonic()
+        if at.doing != self._doing:
+            self._doing, self._doing_since = at.doing, now
+        return at.doing if now - self._doing_since >= _NEWS else ""
 
-    def _render(self) -> RenderableType:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.spinner import Spinner
-        from rich.table import Table
+    def _seconds_left(self, at: Position) -> float:
+        """From this process's own pace, evaluations included; infinite before anything can be told."""
+        steps_left = max(0, self._total - at.step)
+        first_step, first_time = self._start
+        if at.step > first_step:
+            return steps_left * (time.monotonic() - first_time) / (at.step - first_step)
+        return steps_left * self._seeds / at.steps_per_second if at.steps_per_second > 0 else math.inf
+
+    def _render(self) -> Text:
+        """One line that fits the terminal, whatever it says: a line that breaks can't be drawn over."""
         from rich.text import Text
 
-        row = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        row.add_column(ratio=1)
-        for _ in range(4):
-            row.add_column(no_wrap=True)
-        row.add_row(
-            ProgressBar(total=self._total, completed=self._step),
-            Text(f"{self._step:,}/{self._total:,}"),
-            Text(f"return {self._return_text()}", style="green"),
-            Text(f"{self._steps_per_second:,.0f} steps/s", style="cyan"),
-            Text(f"{_clock(self._seconds_left())} left", style="yellow"),
-        )
-        if not self._stage:
-            self._spinner = None
-            return row
-        if self._spinner is None:
-            self._spinner = Spinner("dots")
-        self._spinner.update(text=Text(self._stage))
-        return Group(self._spinner, row)
+        assert self._console is not None
+        at, width = self._position(), self._console.width - _ECHO
+        stage = STOPPING if self._stopping else self._stage_text(at)
+        spinner = _SPINNER[int(time.monotonic() * _REDRAWS_PER_SECOND) % len(_SPINNER)]
+        line = Text(" " if self._over.is_set() else spinner, no_wrap=True)
+        steps = f"  {at.step:,}/{self._total:,}"
+        if stage:
+            rest = [(f"  {stage}", "yellow")]
+        else:
+            rest = [
+                (f"  return {self._return_text(at)}", "green"),
+                (f"  {at.steps_per_second:,.0f} steps/s", "cyan"),
+                (f"  {_clock(self._seconds_left(at))} left", "yellow"),
+            ]
+        used = 2 + len(steps) + sum(len(text) for text, _ in rest)
+        bar = min(_LONGEST_BAR, width - used)
+        if bar >= _SHORTEST_BAR:
+            full = round(self._fraction(at) * bar)
+            line.append(" ").append("━" * full, "green").append("─" * (bar - full), "dim")
+        line.append(steps)
+        for text, style in rest:
+            line.append(text, style)
+        line.truncate(width, overflow="ellipsis")
+        return line
 
 
 def _clock(seconds: float) -> str:

@@ -33,6 +33,7 @@ class ReplayTrainer(Trainer):
         draw = {"bits": bits(self.algo.batch_size)}
         self.sample_noise = NoiseStream(seeds, "sample", draw, block=UPDATE_BLOCK, device=self.device)
 
+        self.warm_up = f"random steps, the first {self.algo.learning_starts:,}"
         self.learn_from = 0  # transitions that must be there before anything is learnt
         # each rank has a memory of its own, and would have to send it to the one that writes
         self.memory_kept = self.cfg.checkpoint.replay and ranks.size() == 1
@@ -43,6 +44,7 @@ class ReplayTrainer(Trainer):
     def iterate(self) -> None:
         obs = self.obs
         warming_up = self.steps < self.algo.learning_starts
+        self.doing = self.warm_up if warming_up else ""
         actions = self.random_actions() if warming_up else self.act(obs)
         step = self.env_step(actions)
         self.memory.add(obs, actions, step)

@@ -29,9 +29,11 @@ class RolloutTrainer(Trainer):
             self.obs = step.obs
         self.count(self.length * self.num_envs)
 
+        self.doing = "learning from the rollout"
         data = self.rollout.read(self.device)
         self.policy.observe_rewards(data.reward, data.terminated, data.truncated, data.weight)
         self.learned(self.algorithm.update(self.joined(data), self.update_noise.next()))
+        self.doing = ""
         # after the update: the actions were drawn under the statistics that the update saw, too
         self.policy.observe(data.obs.flatten(1, 2), data.weight.flatten(1, 2))
 

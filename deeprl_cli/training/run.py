@@ -32,7 +32,9 @@ from deeprl_cli.runs.logger import RunLogger
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.assemble import assemble, make_trainer, resolved_hardware
+from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.failures import explained, first_line
+from deeprl_cli.training.farewell import farewell, schedule_notes, span
 from deeprl_cli.training.launch import (
     asked_to_stop,
     counted,
@@ -45,10 +47,11 @@ from deeprl_cli.training.launch import (
 )
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.progress import Progress
+from deeprl_cli.training.rounding import planned_steps, rounding_note
 from deeprl_cli.training.services import Services
 from deeprl_cli.training.share import Outlet, Share
 from deeprl_cli.training.stack import stacked
-from deeprl_cli.training.summary import farewell, summarise
+from deeprl_cli.training.summary import summarise
 
 NOWHERE: Any = None  # where a run would write that had ended before the group of which it was goes on
 
@@ -104,13 +107,17 @@ def carry_out(
         homes = [here / run_dir for run_dir in run_dirs]  # wherever an environment may go
         own_dirs = [folder_of_rank(home, stack) for home in homes]
         run_dir, points = run_dirs[0], saved or [None] * len(run_dirs)
-        signals = stack.enter_context(stop_on_signals())
         screen = None if ranks.rank() == 0 else stack.enter_context(open(os.devnull, "w"))
-        progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, screen))
+        done = next((point.state["steps"] for point in points if point is not None), 0)
+        progress = Progress(planned_steps(cfg, done), cfg.seeds, screen)
+        signals = stack.enter_context(stop_on_signals(shown=progress.stopping))
+        stack.enter_context(progress)
         where = str(run_dir) if len(run_dirs) == 1 else f"{len(run_dirs)} runs together, the first in {run_dir}"
-        progress.message(f"{cfg.algo.name} on {cfg.env.id}, seeds {_span(cfg.seed_list)}: {where}")
+        progress.message(f"{cfg.algo.name} on {cfg.env.id}, {span(cfg.seed_list)}: {where}")
         for note in (
             tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps),
+            *rounding_note(cfg, done),
+            *schedule_notes(cfg, done),
             *seen.notes,
             *parts.notes,
             *hardware.notes,
@@ -159,13 +166,7 @@ def carry_out(
         try:
             trainer.run()
             parts.close()
-            progress.status("final evaluation")
-            left = np.flatnonzero(trainer.shares.left).tolist()
-            failures: dict[int, Exception] = {}
-            final = final_evaluation(cfg, policy, homes, lambda: trainer.stop_agreed or asked(), left, failures)
-            for member, error in failures.items():
-                trainer.shares.end(trainer.shares.of(member), error, trainer.steps)
-            progress.status("")
+            final = last_words(trainer, homes, lambda: trainer.stop_agreed or asked())
             if cut := cut_short(cfg, *final):
                 progress.message(f"final evaluation: {cut}")
             if seen.transcripts and trainer.shares.alone:
@@ -188,10 +189,25 @@ def carry_out(
                     if share.failed is None:
                         summary = record(share, status, final)
     if ranks.rank() == 0 and trainer.shares.alone:
-        print(farewell(run_dir, summary))
+        print(farewell(run_dir, cfg, summary))
     if signals.received is not None:
         raise SystemExit(128 + signals.received)
     return run_dirs
+
+
+def last_words(trainer: Trainer, homes: Sequence[Path], stopping: Callable[[], bool]) -> tuple[Evaluation, Evaluation]:
+    """The final evaluation (last, best), which ends the curve. Raises EvaluationStopped."""
+    progress, shares = trainer.to.progress, trainer.shares
+    if not stopping():
+        progress.status("final evaluation")
+    left = np.flatnonzero(shares.left).tolist()
+    failures: dict[int, Exception] = {}
+    final = final_evaluation(trainer.cfg, trainer.policy, homes, stopping, left, failures, progress.counted)
+    for member, error in failures.items():
+        shares.end(shares.of(member), error, trainer.steps)
+    progress.status("")
+    trainer.add_to_curve(final[0])
+    return final
 
 
 def show_transcripts(policy: Policy, cfg: RunConfig, when: str) -> str:
@@ -235,7 +251,3 @@ def durability_notes(cfg: RunConfig, spec: EnvSpec, envs: VectorEnv) -> list[str
         if size > 100:
             notes.append(f"checkpoints hold the replay memory, up to {size:.0f} MiB (checkpoint.replay=false: without)")
     return notes
-
-
-def _span(seeds: list[int]) -> str:
-    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"

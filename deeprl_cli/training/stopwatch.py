@@ -22,7 +22,8 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+        since = self._since  # once: another thread may look while this one stops it
+        return self._seconds + (0.0 if since is None else time.perf_counter() - since)
 
     @seconds.setter
     def seconds(self, value: float) -> None:

@@ -1,9 +1,7 @@
-"""What a run says when it ends: summary.json, and its last words on the screen."""
+"""What a run leaves when it ends: the content of summary.json."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from deeprl_cli.evaluation.evaluate import Evaluation
@@ -42,25 +40,3 @@ def summarise(
         },
         "status": status,
     }
-
-
-def farewell(run_dir: Path, summary: dict[str, Any]) -> str:
-    evaluation = summary["eval"]
-    lines = [f"{summary['status']}: {summary['total_steps']} steps in {summary['wall_seconds']:.0f} s"]
-    if evaluation is not None:
-        lines.append(f"return of the last policy  {_returns(evaluation['return_mean'])}")
-        lines.append(f"return of the best policy  {_returns(evaluation['best_return_mean'])}")
-    if any(summary["skipped_updates"]):
-        counted = zip(summary["seeds"], summary["skipped_updates"], strict=True)
-        skipped = ", ".join(f"{count} of seed {seed}" for seed, count in counted if count)
-        lines.append(f"updates left out           {skipped} (they weren't finite)")
-    lines += [
-        f"run folder                 {run_dir}",
-        f"see its curves             tensorboard --logdir {quote(str(run_dir))}",
-    ]
-    return "\n".join(lines)
-
-
-def _returns(means: list[float]) -> str:
-    shown = ", ".join(f"{mean:.1f}" for mean in means)
-    return shown if len(means) == 1 else f"{sum(means) / len(means):.1f} (seeds: {shown})"

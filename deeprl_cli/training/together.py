@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,12 +43,22 @@ def pooled_log(
     return [episode for theirs, _, _ in found for episode in theirs], means
 
 
-def pooled_pending(episodes: list[Episode], metrics: dict[str, Tensor]) -> tuple[list[Episode], dict[str, Tensor]]:
-    """What waits for the next log, for a checkpoint: all episodes on rank 0, and the means of the metrics."""
+def pooled_pending(
+    episodes: list[Episode], updates: Sequence[Mapping[str, Tensor]]
+) -> tuple[list[Episode], dict[str, Tensor]]:
+    """What waits for the next log, for a checkpoint: all episodes on rank 0, and the ranks' means of the metrics. Kept
+    one by one: the mean of means that a resumed run would log isn't the mean."""
+    metrics = {name: torch.stack([update[name] for update in updates]) for name in (updates or [{}])[0]}
     if ranks.size() == 1:
         return episodes, metrics
     means = dict(zip(metrics, ranks.average_all(list(metrics.values())), strict=True)) if metrics else metrics
     return [episode for theirs in ranks.delivered(episodes) for episode in theirs], means
+
+
+def one_by_one(metrics: Mapping[str, Tensor], device: torch.device) -> list[dict[str, Tensor]]:
+    """The updates' metrics again, from what `pooled_pending` made of them."""
+    columns = {name: values.to(device).unbind() for name, values in metrics.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def own_pending(episodes: list[Episode]) -> list[Episode]:

@@ -34,6 +34,7 @@ from deeprl_cli.schema.members import Member, own_values
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.assemble import TRAINERS, training_envs
 from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.run import train
 from deeprl_cli.training.services import Services
 from deeprl_cli.training.share import Outlet
@@ -368,7 +369,8 @@ class SilentServices(Services):
             log=lambda steps, values: self.logged.append((min(steps), dict(values))), flush=dict
         )
         ignore = lambda *_: None  # noqa: E731
-        progress: Any = SimpleNamespace(update=ignore, status=ignore, message=self.messages.append)
+        progress = Progress(1, 1, io.StringIO())
+        progress.message = self.messages.append  # type: ignore[method-assign]
         chain: Any = SimpleNamespace(extend=ignore, state_dict=dict)
         folders = [run_dir] if runs == 1 else [run_dir / str(number) for number in range(runs)]
         super().__init__([Outlet(folder, logger, chain) for folder in folders], progress, lambda: False)

@@ -117,6 +117,26 @@ def test_continuous_actions_and_odd_sides(tmp_path):
     assert [round(frame.mean() / 60) for frame in frames] == [0, 1, 2, 3]
 
 
+def test_several_episodes_in_one_video(tmp_path):
+    """One after the other, each with its first and its last state: the ones that an evaluation plays side by side."""
+    policy, cfg = make("env=VideoTest/Painter-v0")
+    (file,) = video.record(policy, cfg, [0], tmp_path, 3)
+    frames, _ = frames_of(file)
+    assert len(frames) == 3 * 4
+    dark = [frame.mean() < 30 for frame in frames]
+    assert dark == [True, False, False, False] * 3
+    policy, cfg = make("env=CartPole-v1")
+    envs = make_vector_env(cfg.env, [FRESH], 10, training=False)
+    obs, lengths = envs.reset(), [0] * 10
+    while not all(lengths):
+        step = envs.step(policy.act(obs, None, eager=True))
+        obs = step.obs
+        for n in np.flatnonzero(step.episode_end):
+            lengths[n] = lengths[n] or int(step.episode_length[n])
+    (file,) = video.record(policy, cfg, [0], tmp_path, 3)
+    assert len(frames_of(file)[0]) == sum(lengths[:3]) + 3
+
+
 def test_endless_episodes_are_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "MAX_STEPS", 2)
     policy, cfg = make("env=Pendulum-v1")

@@ -20,7 +20,10 @@ def test_small_and_short_runs_stay_eager_on_one_thread() -> None:
     resolved = resolve(AUTO, SMALL)
     assert (resolved.device, resolved.threads, resolved.compile) == ("cpu", 1, False)
     assert resolved.matmul_precision == "highest"
-    assert resolved.notes
+    assert resolved.notes == (
+        "1 thread: an update, 1.0 MFLOP, is too small to be shared",
+        "eager: compiling would take longer (up to 20 s) than it would save (about 1 s)",
+    )
 
 
 def test_large_and_long_runs_use_all_cores_and_compile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +31,12 @@ def test_large_and_long_runs_use_all_cores_and_compile(monkeypatch: pytest.Monke
     monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
     resolved = resolve(AUTO, LARGE)
     assert (resolved.threads, resolved.compile, resolved.matmul_precision) == (6, True, "highest")
+    assert resolved.notes == (
+        "6 threads: an update, 500.0 MFLOP, is large enough to be shared",
+        "compiled: that saves about 124 s, and takes up to 20 s once",
+    )
+    monkeypatch.setattr(hardware, "available_cores", lambda: 1)
+    assert resolve(AUTO, LARGE).notes[0] == "1 thread: this process has one core"
 
 
 def test_auto_sees_the_cores_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +51,10 @@ def test_without_a_compiler_it_runs_eagerly_and_says_so(monkeypatch: pytest.Monk
     monkeypatch.setattr(hardware, "find_compiler", lambda: None)
     resolved = resolve(dataclasses.replace(AUTO, compile=True), LARGE)
     assert not resolved.compile
-    assert any("no C++ compiler" in note for note in resolved.notes)
+    assert resolved.notes[1:] == (
+        "eager: there is no C++ compiler here to compile with (g++ or clang++; CXX names one)",
+    )
+    assert resolve(AUTO, LARGE).notes == resolved.notes  # and not that compiling saves time
 
 
 def test_what_is_asked_for_is_taken() -> None:

@@ -119,6 +119,24 @@ def test_each_run_by_itself_is_named_by_its_folder(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_each_seed_by_itself(capsys):
+    make_run("runs/ppo/a", seeds=3)
+    make_run("runs/a2c/b", "a2c", seeds=1)
+    found = groups("runs/ppo", keys=("seed",))
+    assert [(group.label, len(group.curves)) for group in found] == [("seed 0", 1), ("seed 1", 1), ("seed 2", 1)]
+    assert [group.label for group in groups("runs", keys=("algo", "seed"))] == [
+        "a2c seed 0",
+        "ppo seed 0",
+        "ppo seed 1",
+        "ppo seed 2",
+    ]
+    figure = plot.draw(found, "eval/return_mean", "iqm", 1, {}, None)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seed 0", "seed 1", "seed 2"]
+    (Path("runs/ppo/a/seed_1/metrics.csv")).write_text("step,eval/return_mean\n")
+    assert [group.label for group in groups("runs/ppo", keys=("seed",))] == ["seed 0", "seed 2"]
+    assert "1 of 1 seeds have no points" in capsys.readouterr().err
+
+
 def test_curves_are_read_at_common_steps():
     curves = [
         SeedCurve(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 20.0])),

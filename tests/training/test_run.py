@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -16,16 +17,21 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from deeprl_cli.commands.eval import evaluate_run
+from deeprl_cli.commands.eval import Wanted, evaluate_run
+from deeprl_cli.commands.resume import resume
+from deeprl_cli.config.changes import changed
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.look import look
 from deeprl_cli.envs.testing import Chain
-from deeprl_cli.errors import ConfigError
+from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.evaluation.evaluate import evaluate
 from deeprl_cli.runs.checkpoint import load_checkpoint
 from deeprl_cli.runs.folder import read_config, read_summary
+from deeprl_cli.runs.reading import read_run
 from deeprl_cli.runs.tensor_files import load_weights
+from deeprl_cli.training.farewell import next_steps, schedule_notes
 from deeprl_cli.training.preflight import preflight
+from deeprl_cli.training.rounding import rounding_note
 from deeprl_cli.training.run import episode_notes, train
 
 QUICK = ["hardware.compile=false", "hardware.threads=1", "eval.episodes=2", "eval.final_episodes=3"]
@@ -70,13 +76,117 @@ def test_folder_holds_config_checkpoints_and_curves(run: Path) -> None:
 
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_eval_plays_a_run(run: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"episodes": 2, "checkpoint": checkpoint, "as_json": True, "video": None}
-    both = json.loads(evaluate_run(run, seed=None, stochastic=False, **options))
+    wanted = Wanted(episodes=2, checkpoint=checkpoint)
+    both, _ = evaluate_run(run, wanted)
     assert len(both["return_mean"]) == 2
-    one = json.loads(evaluate_run(run, seed=1, stochastic=False, **options))
+    assert both["mean"] == pytest.approx(sum(both["return_mean"]) / 2)
+    low, high = both["interval"]  # of two seeds: what they earned
+    assert [low, high] == pytest.approx(sorted(both["return_mean"]))
+    one, _ = evaluate_run(run, dataclasses.replace(wanted, seed=1))
     assert one["seeds"] == [1]
+    assert one["interval"] is None
     assert one["return_mean"] == both["return_mean"][1:]  # the same fresh episodes, deterministically
-    assert json.loads(evaluate_run(run, seed=1, stochastic=True, **options))["stochastic"] is True
+    assert evaluate_run(run, dataclasses.replace(wanted, seed=1, stochastic=True))[0]["stochastic"] is True
+
+
+def test_the_path_of_a_seed_means_that_seed(run: Path) -> None:
+    wanted = Wanted(episodes=1)
+    assert evaluate_run(run / "seed_1", wanted)[0]["seeds"] == [1]
+    assert evaluate_run(run / "checkpoints" / "best" / "seed_0.safetensors", wanted)[0]["seeds"] == [0]
+    assert evaluate_run(run / "seed_1", dataclasses.replace(wanted, seed=1))[0]["seeds"] == [1]
+    with pytest.raises(UserError, match=r"--seed 0: .*seed_1 is seed 1"):
+        evaluate_run(run / "seed_1", dataclasses.replace(wanted, seed=0))
+    with pytest.raises(UserError, match="has no seed 7: this run's are 0, 1"):
+        evaluate_run(run, dataclasses.replace(wanted, seed=7))
+
+
+def evaluations(run: Path) -> list[tuple[int, float]]:
+    with (run / "seed_0" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("eval/return_mean")]
+    return [(int(row["step"]), float(row["eval/return_mean"])) for row in rows]
+
+
+def test_a_run_shorter_than_an_evaluation_interval_has_a_curve_and_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its final evaluation is the curve's point; where no evaluation has chosen weights, the last are played."""
+    run = train(load_config([*JOBS["dqn"], *QUICK, "eval.every=1000", f"run_dir={tmp_path / 'run'}"]))
+    assert evaluations(run) == [(600, pytest.approx(read_summary(run)["eval"]["return_mean"][0]))]
+    report, notes = evaluate_run(run, Wanted(episodes=3))
+    assert report["checkpoint"] == "last"
+    assert notes == ["no evaluation in training has chosen a best checkpoint: this is the last one"]
+    assert report["return_mean"] == read_summary(run)["eval"]["return_mean"]
+    with pytest.raises(UserError, match="no evaluation in training has chosen a best checkpoint: give --checkpoint"):
+        evaluate_run(run, Wanted(checkpoint="best"))
+    resume(run, ["total_steps=1200"])  # what a run of 1200 steps would have: the point at 600 is gone
+    assert [step for step, _ in evaluations(run)] == [1000, 1200]
+
+
+def test_the_final_evaluation_adds_no_second_point(run: Path) -> None:
+    steps = [step for step, _ in evaluations(run)]
+    assert len(steps) == len(set(steps)) > 1
+
+
+def test_evaluations_go_with_the_length_of_the_run(tmp_path: Path) -> None:
+    """A twentieth; recorded, so that a run that is trained further keeps its own interval, unless told otherwise."""
+    cfg = load_config([*JOBS["dqn"], *QUICK, "eval.every=auto", f"run_dir={tmp_path / 'run'}"])
+    assert cfg.eval_every == 30
+    assert load_config(["total_steps=7"]).eval_every == 1
+    assert load_config(["eval.every=123"]).eval_every == 123
+    assert load_config(["eval.every=0"]).eval_every == 0
+    with pytest.raises(ConfigError, match=r"eval\.every=often: must be a whole number or one of auto"):
+        load_config(["eval.every=often"])
+    run = train(cfg)
+    assert read_config(run)["eval"]["every"] == 30
+    assert [step for step, _ in evaluations(run)] == list(range(30, 601, 30))
+    _, before = read_run(run)
+    assert changed(before, ["total_steps=6000"]).eval_every == 30
+    assert changed(before, ["total_steps=6000", "eval.every=auto"]).eval_every == 300
+
+
+def test_steps_are_rounded_up_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To whole rollouts, from where a run is; where episodes are waited for, the end says so."""
+    small = ["algo.num_envs=2", "algo.rollout_length=8", "algo.batch_size=16", "eval.every=0"]
+    run = train(load_config(["algo=ppo", *small, *QUICK, "total_steps=40", f"run_dir={tmp_path / 'run'}"]))
+    said = capsys.readouterr().out
+    why = "it trains in whole rollouts (algo.num_envs x algo.rollout_length) of 16 steps"
+    assert f"48 steps instead of 40: {why}" in said
+    assert "finished: 48 steps in" in said
+    assert "step 48/48 (100%)" in said
+    resume(run, ["total_steps=50"])
+    assert f"64 steps instead of 50: {why}" in capsys.readouterr().out
+    assert rounding_note(load_config([*JOBS["dqn"]])) == []
+    assert rounding_note(load_config([*JOBS["dqn"], "algo.num_envs=7"])) == [
+        "602 steps instead of 600: it trains in whole steps of every environment (algo.num_envs) of 7 steps"
+    ]
+    whole = ["algo=reinforce", "env=CartPole-v1", "tuned=none", "eval.every=0", "total_steps=5"]
+    train(load_config([*whole, *QUICK, f"run_dir={tmp_path / 'episodes'}"]))
+    assert "steps instead of 5 (episodes were played to their end)" in capsys.readouterr().out
+
+
+def test_a_run_says_what_to_type_next(run: Path) -> None:
+    cfg = load_config(["env=CartPole-v1", "total_steps=600"])
+    summary = {**read_summary(run), "status": "finished", "total_steps": 600}
+    place = Path("runs/odd place")
+    commands = [line.split("  ")[-1].strip() for line in next_steps(place, cfg, summary)]
+    assert commands[0] == "tensorboard --logdir 'runs/odd place'"
+    assert "deeprl eval 'runs/odd place'" in commands
+    assert commands[-1] == "deeprl resume 'runs/odd place' total_steps=1200"
+    stopped = next_steps(place, cfg, {**summary, "status": "interrupted", "total_steps": 300})
+    assert stopped[-1].split("  ")[-1].strip() == "deeprl resume 'runs/odd place'"
+    assert not any("deeprl eval" in line for line in stopped)
+
+
+def test_a_learning_rate_that_has_come_to_nothing_is_told() -> None:
+    linear = ["algo=ppo", "tuned=none", "algo.lr_schedule=linear", "total_steps=200"]
+    (told,) = schedule_notes(load_config([*linear, "horizon=100"]), 0)
+    assert told.startswith("nothing will be learned from step 100 on: the learning rate falls to 0 at step 100")
+    assert told.endswith("give horizon=200 to have it last")
+    assert schedule_notes(load_config([*linear, "horizon=100"]), 150)[0].startswith(
+        "nothing will be learned from step 150 on"
+    )
+    for others in (linear, [*linear, "horizon=200"], [*linear, "horizon=100", "algo.lr_schedule=constant"]):
+        assert schedule_notes(load_config(others), 0) == []
 
 
 def test_a_stochastic_evaluation_explores_as_the_best_weights_did(tmp_path: Path, monkeypatch) -> None:
@@ -90,7 +200,7 @@ def test_a_stochastic_evaluation_explores_as_the_best_weights_did(tmp_path: Path
         return evaluate(policy, *arguments)
 
     monkeypatch.setattr("deeprl_cli.evaluation.evaluate.evaluate", spied)
-    evaluate_run(folder, episodes=1, seed=None, checkpoint="best", stochastic=True, as_json=True, video=None)
+    evaluate_run(folder, Wanted(episodes=1, checkpoint="best", stochastic=True))
     _, meta = load_weights(folder / "checkpoints" / "best" / "seed_0.safetensors")
     assert explored == pytest.approx([1 - 0.9 * meta["step"] / 600])
 
@@ -105,8 +215,8 @@ def test_curves_show_overestimation_where_there_is_a_q(run: Path) -> None:
 
 def test_last_checkpoint_holds_the_final_policy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`eval --checkpoint last` on the same episodes gives the summary's figure."""
-    told = evaluate_run(run, episodes=3, seed=None, checkpoint="last", stochastic=False, as_json=True, video=None)
-    assert json.loads(told)["return_mean"] == read_summary(run)["eval"]["return_mean"]
+    told, _ = evaluate_run(run, Wanted(episodes=3, checkpoint="last"))
+    assert told["return_mean"] == read_summary(run)["eval"]["return_mean"]
 
 
 def test_same_seed_same_numbers(tmp_path: Path) -> None:

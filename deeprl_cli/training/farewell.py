@@ -1,0 +1,83 @@
+"""What a run says to its user in words: its seeds, what may surprise, what came out and what may be typed next."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from deeprl_cli.envs.ids import metadata
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training.rounding import iteration_of
+
+
+def span(seeds: Sequence[int]) -> str:
+    """`seed 0`, or `seeds 0 to 7`."""
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {min(seeds)} to {max(seeds)}"
+
+
+def schedule_notes(cfg: RunConfig, done: int) -> list[str]:
+    """A word where steps will be trained at a learning rate of zero, its schedule having come to its end."""
+    if cfg.horizon is None or cfg.algo.lr_schedule != "linear" or cfg.total_steps <= cfg.horizon:
+        return []
+    first = max(done, cfg.horizon)
+    return [
+        f"nothing will be learned from step {first:,} on: the learning rate falls to 0 at step {cfg.horizon:,} "
+        f"(algo.lr_schedule=linear, horizon={cfg.horizon}): give horizon={cfg.total_steps} to have it last"
+    ]
+
+
+def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
+    """How the run in the folder `run` has ended, and what can be done with it."""
+    evaluation, steps = summary["eval"], summary["total_steps"]
+    counted = f"{steps:,} steps"
+    if steps < cfg.total_steps:
+        counted = f"{steps:,} of {cfg.total_steps:,} steps"
+    elif steps > cfg.total_steps and iteration_of(cfg) is None:
+        counted += f" instead of {cfg.total_steps:,} (episodes were played to their end)"
+    lines = [f"{summary['status']}: {counted} in {summary['wall_seconds']:.0f} s"]
+    if evaluation is not None:
+        lines.append(f"return of the last policy  {_returns(evaluation['return_mean'])}")
+        lines.append(f"return of the best policy  {_returns(evaluation['best_return_mean'])}")
+    if any(summary["skipped_updates"]):
+        each = zip(summary["seeds"], summary["skipped_updates"], strict=True)
+        skipped = ", ".join(f"{count} of seed {seed}" for seed, count in each if count)
+        lines.append(f"updates left out           {skipped} (they weren't finite)")
+    lines.append(f"run folder                 {run}")
+    return "\n".join([*lines, *next_steps(run, cfg, summary)])
+
+
+def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[str]:
+    """What one would type next: to go on where it was stopped; else to look at what came out, and train further."""
+    name = quote(str(run))
+    trust = " --trust" if ":" in cfg.env.id else ""  # its module is imported
+    stopped = summary["status"] == "interrupted" and summary["total_steps"] < cfg.total_steps
+    further = "" if summary["total_steps"] < cfg.total_steps else f" total_steps={2 * summary['total_steps']}"
+    rows = [("see its curves", f"tensorboard --logdir {name}")]
+    if _installed("matplotlib"):
+        rows.append(("", f"deeprl plot {name}"))
+    if not stopped:
+        rows.append(("evaluate it", f"deeprl eval {name}{trust}"))
+        if _installed("moviepy") and _can_be_filmed(cfg):
+            rows.append(("film it", f"deeprl eval {name}{trust} --video {quote(str(run / 'videos'))}"))
+    rows.append(("go on with it" if stopped else "train it further", f"deeprl resume {name}{trust}{further}"))
+    return [f"{what:<27}{command}" for what, command in rows]
+
+
+def _can_be_filmed(cfg: RunConfig) -> bool:
+    try:
+        return "rgb_array" in (metadata(cfg.env.id).get("render_modes") or ())
+    except ConfigError:
+        return False  # EnvPool's ids are its own
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _returns(means: Sequence[float]) -> str:
+    shown = ", ".join(f"{mean:.1f}" for mean in means)
+    return shown if len(means) == 1 else f"{sum(means) / len(means):.1f} (seeds: {shown})"

@@ -1,0 +1,28 @@
+"""Small sums that the loops share: where the next multiple is, and what episodes come to in a row of the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deeprl_cli.training.together import Episode
+
+
+def next_multiple(steps: int, every: int) -> int:
+    """The first multiple of `every` after `steps`; 0 where `every` is."""
+    return (steps // every + 1) * every if every else 0
+
+
+def mean(values: Sequence[float]) -> float:
+    """NaN of nothing."""
+    return sum(values) / len(values) if values else float("nan")
+
+
+def of_episodes(episodes: Sequence[Episode], num_seeds: int) -> tuple[dict[str, list[float]], list[int]]:
+    """What is logged of the episodes that have ended, a number for each seed; and how many each seed's were."""
+    returns: list[list[float]] = [[] for _ in range(num_seeds)]
+    lengths: list[list[float]] = [[] for _ in range(num_seeds)]
+    for seed, episode_return, length in episodes:
+        returns[seed].append(episode_return)
+        lengths[seed].append(length)
+    values = {"rollout/return_mean": [mean(r) for r in returns], "rollout/length_mean": [mean(n) for n in lengths]}
+    return values, [len(r) for r in returns]
