@@ -22,6 +22,7 @@ deeprl: deep reinforcement learning from the command line.
   deeprl list algos|envs|networks|hardware    what there is
   deeprl bench classic                        train a suite, hold its returns against bars
   deeprl plot runs/ppo runs/a2c               curves of runs as a picture, with intervals over seeds
+  deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure
   tensorboard --logdir runs                   curves
 
 `deeprl <verb> --help` says more; `deeprl --version` prints the version.

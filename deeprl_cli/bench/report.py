@@ -19,7 +19,8 @@ from rich.text import Text
 
 from deeprl_cli import __version__
 from deeprl_cli.bench.suite import Row, Suite
-from deeprl_cli.reports.intervals import bootstrap_interval, iqm, mean
+from deeprl_cli.reports.cells import cell, clock, interval, number
+from deeprl_cli.reports.intervals import estimates
 from deeprl_cli.runs.folder import atomic_write
 
 PASS, MISS, NO_BAR = "pass", "miss", "no bar"  # a finished row's verdict
@@ -88,18 +89,6 @@ def near_bar(returns: Sequence[float], bar: float | None) -> int | None:
     return None if bar is None else sum(value >= bar - TOLERANCE * abs(bar) for value in returns)
 
 
-def estimates(returns: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and IQM over seeds with their 95% intervals; null where a seed's return is missing or not finite."""
-    values = np.array([math.nan if value is None else value for value in returns], dtype=np.float64)
-    return {
-        "returns": list(returns),
-        "mean": _number(mean(values)),
-        "mean_ci95": [_number(end) for end in bootstrap_interval([values], mean)],
-        "iqm": _number(iqm(values)),
-        "iqm_ci95": [_number(end) for end in bootstrap_interval([values], iqm)],
-    }
-
-
 def write(out: Path, suite: Suite, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Write results.json and results.md into `out`; returns the former's content. Raises OSError."""
     results = {
@@ -130,22 +119,6 @@ def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
             log = f" (log: {record['log']})" if record["log"] else ""
             console.print(f"{record['name']}: {record['reason']}{log}", markup=False, soft_wrap=True)
     console.print(", ".join(f"{count} {status}" for status, count in _counts(records).items()), style="bold")
-
-
-def clock(seconds: float | None) -> str:
-    """`75` -> `1:15`, `3675` -> `1:01:15`."""
-    if seconds is None:
-        return "–"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def number(value: float | None) -> str:
-    """Four digits or so: `489.3`, `-12.99`, `0.745`; a dash for what isn't known."""
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _table(records: Sequence[Mapping[str, Any]], without: Sequence[int]) -> Table:
@@ -187,17 +160,13 @@ def _cells(record: Mapping[str, Any]) -> list[str]:
     return [
         number(record["bar"]),
         number(counted["mean"]),
-        _interval(counted["mean_ci95"]),
+        interval(counted["mean_ci95"]),
         number(counted["iqm"]),
-        _interval(counted["iqm_ci95"]),
+        interval(counted["iqm_ci95"]),
         near,
         f"{record['steps_per_second']:,.0f}",
         clock(record["wall_seconds"]),
     ]
-
-
-def _interval(ends: Sequence[float | None]) -> str:
-    return "–" if None in ends else f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def _markdown(results: Mapping[str, Any]) -> str:
@@ -216,25 +185,16 @@ def _markdown(results: Mapping[str, Any]) -> str:
         bar, *measured, speed, time = _cells(record)
         status = record["status"] if record["status"] == PASS else f"**{record['status']}**"
         cells = [record["name"], record["env"], f"{record['steps']:,}", str(record["seeds"]), record["policy"], bar]
-        lines.append(f"| {' | '.join(_cell(cell) for cell in [*cells, *measured, status, speed, time])} |")
+        lines.append(f"| {' | '.join(map(cell, [*cells, *measured, status, speed, time]))} |")
     lines += ["", "| row | what the bar rests on | the command that repeats it |", "|---|---|---|"]
     for record in results["rows"]:
-        lines.append(f"| {record['name']} | {_cell(record['source'])} | `{_cell(record['command'])}` |")
+        lines.append(f"| {record['name']} | {cell(record['source'])} | `{cell(record['command'])}` |")
     reasons = [record for record in results["rows"] if record.get("reason")]
-    lines += ["", *(f"- {record['name']}: {_cell(record['reason'])}" for record in reasons)] if reasons else []
+    lines += ["", *(f"- {record['name']}: {cell(record['reason'])}" for record in reasons)] if reasons else []
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _counts(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     order = [PASS, MISS, NO_BAR, CRASHED, REFUSED, STOPPED, NOT_RUN]
     statuses = [record["status"] for record in records]
     return {status: statuses.count(status) for status in order if status in statuses}
-
-
-def _number(value: Any) -> float | None:
-    """A plain float for JSON, which has no NaN."""
-    return float(value) if math.isfinite(value) else None

@@ -29,6 +29,7 @@ from deeprl_cli.bench.plan import half_done, plan_of, source_of, stale
 from deeprl_cli.bench.suite import Row, Suite
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes.cores import available_cores
+from deeprl_cli.reports.cells import clock, number
 from deeprl_cli.runs.folder import atomic_write, read_summary
 
 TRAIN = (sys.executable, "-m", "deeprl_cli", "train")
@@ -143,9 +144,9 @@ class Bench:
         record = self.results[row.name]
         if "run" not in record:
             return f"{row.name}: {record['status']}: {record['reason']}"
-        counted, number = record[row.policy], report.number
+        counted = record[row.policy]
         bar = "" if row.bar is None else f", bar {number(row.bar)}"
-        took = report.clock(record["wall_seconds"])
+        took = clock(record["wall_seconds"])
         return f"{row.name}: {record['status']}: mean {number(counted['mean'])}{bar}, in {took}"
 
     def _stop(self, running: Sequence[Job], signals: Signals) -> None:
@@ -202,7 +203,7 @@ class Job:
 
     def line(self) -> str:
         """Its name, how long it has been at work, and the newest line of its log."""
-        return f"{self.row.name}  {report.clock(time.monotonic() - self.began)}  {self._newest()}"
+        return f"{self.row.name}  {clock(time.monotonic() - self.began)}  {self._newest()}"
 
     def last_words(self) -> str:
         """Why it ended, as far as its log tells: our own line of error, or the last of a traceback."""

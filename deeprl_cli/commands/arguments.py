@@ -22,7 +22,8 @@ class Parser(argparse.ArgumentParser):
     def takes_run(self, several: bool = False) -> None:
         """RUN (`several`: RUN…, as `runs`), and leave to import what it names."""
         name, count = ("runs", "+") if several else ("run", None)
-        self.add_argument(name, nargs=count, type=Path, metavar="RUN", help="a run's folder: runs/<algo>/<env>/<time>")
+        told = "a run: its folder, its name, a part of either that no other run has, or latest"
+        self.add_argument(name, nargs=count, type=Path, metavar="RUN", help=told)
         trust = "import the module that the run's environment names (module:Id); it runs code"
         self.add_argument("--trust", action="store_true", help=trust)
 

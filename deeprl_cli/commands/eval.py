@@ -105,9 +105,11 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
     from deeprl_cli.policy import make_policy
     from deeprl_cli.rl.noise import NoiseStream
+    from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.runs.weights import has_best, load_best, load_last
 
+    path = find(path)
     run, cfg = read_run(path)
     check_trust(run, cfg, wanted.trust)
     seeds = cfg.seed_list

@@ -53,6 +53,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.processes import ranks
     from deeprl_cli.processes.hardware import kept
     from deeprl_cli.processes.signals import began
+    from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.checkpoint import newest_checkpoint
     from deeprl_cli.runs.folder import read_config, rewrite_config
     from deeprl_cli.runs.group_record import goes_on_alone
@@ -64,7 +65,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.training.run import carry_out
 
     start = began()
-    run, before = read_run(path)
+    run, before = read_run(find(path))
     check_trust(run, before, trust)
     resolved = read_config(run)["resolved"]
     cfg = changed(counted(before), overrides)

@@ -41,6 +41,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
 
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
+    from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.folder import NUMERICS, read_config
     from deeprl_cli.runs.group_record import alone_from, read_group
     from deeprl_cli.runs.logger import RunLogger
@@ -55,7 +56,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.training.services import Services
     from deeprl_cli.training.share import Outlet
 
-    run, cfg = read_run(path)
+    run, cfg = read_run(find(path))
     check_trust(run, cfg, trust)
     resolved = read_config(run)["resolved"]
     workers = workers_of(cfg)

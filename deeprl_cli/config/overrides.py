@@ -13,6 +13,7 @@ from deeprl_cli.config.slips import refuse_slips, several, unread
 from deeprl_cli.errors import ConfigError
 
 OPEN = "env.kwargs"  # the one mapping of a run that takes any key
+PATHS = ("init_from", "run_dir", "hydra.sweep.dir")  # which may hold a `=`, as folders of sweeps do
 # set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
 NAMES = {
     "algo.name": "algo",
@@ -40,6 +41,9 @@ def _parse_one(text: str) -> Override:
     try:
         return OverridesParser.create(None).parse_overrides([text])[0]
     except OverrideParseException:
+        key, _, value = text.partition("=")
+        if key in PATHS and "'" not in value and '"' not in value:
+            return _parse_one(f"{key}='{value}'")
         raise unread(text) from None
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from deeprl_cli.config.messages import dotted_keys, some
 from deeprl_cli.errors import UserError, did_you_mean, warn
+from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import CONFIG_NAME, find_run, read_config
 
 Array = NDArray[np.float64]
@@ -28,7 +29,7 @@ SHORT = {"algo": "algo.name", "env": "env.id", "network": "network.name", "hardw
 RUN, SEED = "run", "seed"  # as keys: every run, every seed by itself
 POINTS = 400  # of a grid, where seeds were not logged at the same steps
 # two runs that differ in nothing else are the same experiment
-INCIDENTAL = ("seed", "seeds", "run_dir", "resolved", "hardware", "log", "checkpoint")
+INCIDENTAL = ("seed", "seeds", "run_dir", "name", "tags", "resolved", "hardware", "log", "checkpoint")
 
 
 @dataclass
@@ -101,7 +102,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs that the paths are or hold, each once. Raises UserError where a path holds none."""
     runs: dict[Path, Run] = {}
     for path in paths:
-        found = _runs_at(path.expanduser())
+        found = _runs_at(find(path))
         if not found:
             raise UserError(
                 f"{path}: no runs there (no folder below it has a {CONFIG_NAME}): name one, or a folder of them"

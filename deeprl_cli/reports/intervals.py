@@ -6,7 +6,9 @@ such as one return per seed, along axis 0; further axes, such as the points of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,3 +58,20 @@ def bootstrap_interval(
     estimates = statistic(np.concatenate(drawn, axis=1), 1)
     low, high = np.quantile(estimates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return low, high
+
+
+def estimates(returns: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and IQM over seeds with their 95% intervals; null where a seed's return is missing or not finite."""
+    values = np.array([math.nan if value is None else value for value in returns], dtype=np.float64)
+    return {
+        "returns": list(returns),
+        "mean": _number(mean(values)),
+        "mean_ci95": [_number(end) for end in bootstrap_interval([values], mean)],
+        "iqm": _number(iqm(values)),
+        "iqm_ci95": [_number(end) for end in bootstrap_interval([values], iqm)],
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A plain float for JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None

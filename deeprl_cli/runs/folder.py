@@ -28,6 +28,7 @@ SUMMARY_NAME = "summary.json"
 # Goes up when the same configuration comes to other numbers, by rounding at least. 2: initial weights on one thread.
 NUMERICS = 2
 _MAX_TEXT_BYTES = 4 << 20  # a config or summary is a few kB; anything larger isn't one
+LONGEST_NAME = 100  # characters of a name in a folder's
 _DEEPEST = 50  # lists and mappings within one another; a configuration has four
 
 
@@ -64,17 +65,6 @@ def _config_text(cfg: RunConfig, resolved: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
-def reserve_folder(cfg: RunConfig) -> Path:
-    """The folder that `create_run_folder` would make for a run without `run_dir`, still empty, for it to be given.
-
-    Raises UserError where it can't be made.
-    """
-    try:
-        return _next_free(cfg)
-    except OSError as error:
-        raise UserError(f"runs/: can't create the run folder ({error.strerror}): give another run_dir=…") from error
-
-
 def _claim(run: Path) -> Path:
     if run.exists() and not run.is_dir():
         raise UserError(f"run_dir={run}: is a file: give a folder")
@@ -88,6 +78,8 @@ def _next_free(cfg: RunConfig) -> Path:
     parent = Path("runs", slug(cfg.algo.name), slug(cfg.env.id))
     parent.mkdir(parents=True, exist_ok=True)
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if cfg.name:
+        time += f"_{slug(cfg.name)[:LONGEST_NAME]}"
     attempt = 1
     while True:
         run = parent / (time if attempt == 1 else f"{time}_{attempt}")
@@ -100,7 +92,7 @@ def _next_free(cfg: RunConfig) -> Path:
 
 def slug(text: str) -> str:
     """`text` as a folder name: `ALE/Pong-v5` -> `ALE-Pong-v5`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "env"
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip(".-") or "env"
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deeprl_cli.errors import UserError
 
 LOCK_NAME = ".lock"
+TRIES, PAUSE = 3, 0.02  # one who only looks whether it is held holds it for a moment
+
+
+def held(run: Path) -> bool:
+    """Whether a process trains in the run (or has its sweep under way) now."""
+    try:
+        import fcntl
+
+        descriptor = os.open(run / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager
@@ -32,7 +51,7 @@ def locked(run: Path) -> Iterator[None]:
         raise UserError(f"{run}: can't be written ({error.strerror}): a run goes on in a folder of its own") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             raise UserError(f"{run}: {holder} is training in it: wait for its end, or stop it") from error
@@ -41,3 +60,14 @@ def locked(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(flock: Callable[[int, int], None], descriptor: int, how: int) -> None:
+    for left in reversed(range(TRIES)):
+        try:
+            flock(descriptor, how)
+            return
+        except OSError:
+            if not left:
+                raise
+            time.sleep(PAUSE)

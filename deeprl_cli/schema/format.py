@@ -7,6 +7,7 @@ a function of MOVED) says what an older file means in today's words: what an add
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         "network=linear": _IDENTITY,
     },
     3: {"env": {"generators": "shared", "origin": None}, "eval": {"max_steps": 10_000}},
-    4: {"": {"tuned": None}},
+    4: {"": {"tuned": None, "name": None, "tags": []}},
 }
 
 
@@ -116,7 +117,7 @@ def _add(values: dict[str, Any], place: str, keys: Mapping[str, Any]) -> None:
     target = values.get(group) if group else values
     if isinstance(target, dict) and (not option or _is(target, option)):
         for key, value in keys.items():
-            target.setdefault(key, dict(value) if isinstance(value, dict) else value)
+            target.setdefault(key, deepcopy(value))
 
 
 def _is(group: Any, option: str) -> bool:

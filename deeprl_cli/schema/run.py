@@ -294,6 +294,8 @@ class RunConfig:
     init_from: str | None
     run_dir: str | None
     tuned: str | None
+    name: str | None
+    tags: list[str]
 
     def __post_init__(self) -> None:
         self.eval = dataclasses.replace(self.eval, every=self.eval_every)

@@ -11,10 +11,12 @@ from deeprl_cli.algos.registry import run_config
 from deeprl_cli.errors import UserError
 from deeprl_cli.runs.folder import CONFIG_NAME, read_summary
 from deeprl_cli.runs.group_record import alone_from
+from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.reading import check_trust, read_run
+from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.sweeps.job import PLAN, Outcome, attempt_unit, continue_together, left, looked_at, outcome_of
-from deeprl_cli.sweeps.record import SWEEP_NAME, Record, read_jobs
+from deeprl_cli.sweeps.record import Record, read_jobs
 
 
 def is_sweep(path: Path) -> bool:
@@ -29,16 +31,17 @@ def resume_sweep(folder: Path, resume_run: Callable[[Path], object], *, trust: b
     open_units = [unit for unit in plan["units"] if going(unit, jobs)]
     if not open_units:
         raise UserError(f"{folder}: has no run that could go on")
-    record = Record.again(folder, [number for unit in open_units for number in going(unit, jobs)])
     code = 0
-    try:
-        for unit in open_units:
-            outcome = _go_on(unit, jobs, plan, record, resume_run, trust=trust)
-            if outcome["status"] == "stopped":
-                code = int(outcome["code"])
-                break
-    finally:
-        record.close()
+    with locked(folder):
+        record = Record.again(folder, [number for unit in open_units for number in going(unit, jobs)])
+        try:
+            for unit in open_units:
+                outcome = _go_on(unit, jobs, plan, record, resume_run, trust=trust)
+                if outcome["status"] == "stopped":
+                    code = int(outcome["code"])
+                    break
+        finally:
+            record.close()
     return code or (1 if record.count("failed") else 0)
 
 

@@ -11,7 +11,6 @@ Such a process knows the sweep's folder alone, on a disk that it shares with the
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -28,7 +27,8 @@ from deeprl_cli.algos.registry import run_config
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes import cores
 from deeprl_cli.processes.waiting import wait_politely
-from deeprl_cli.runs.folder import atomic_write, read_summary, reserve_folder
+from deeprl_cli.runs.folder import atomic_write
+from deeprl_cli.runs.sweep_folder import results
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import to_plain
 
@@ -48,16 +48,9 @@ def attempt(cfg: RunConfig, seen: Look | None = None) -> Outcome:
     """
     from deeprl_cli.training.run import train
 
-    began, run = time.monotonic(), ""
-
-    def work() -> None:
-        nonlocal run
-        own = with_folder(cfg)
-        run = str(own.run_dir)
-        run = str(train(own, seen))
-
-    outcome = outcome_of(work)
-    return {**outcome, **left(run, began)}
+    began = time.monotonic()
+    outcome = outcome_of(lambda: train(cfg, seen))
+    return {**left(str(cfg.run_dir), began), **outcome}
 
 
 def attempt_together(
@@ -67,7 +60,7 @@ def attempt_together(
     them: of one that fails before the others, at once. What became of them all, as of one."""
     from deeprl_cli.training.group import train_together
 
-    began, runs = time.monotonic(), [""] * len(jobs)
+    began, runs = time.monotonic(), [str(cfg.run_dir) for cfg, _ in jobs]
     over: set[int] = set()
 
     def failed(number: int, error: Exception) -> None:
@@ -75,13 +68,9 @@ def attempt_together(
         ended(number, {**failure(error), **left(runs[number], began)})
 
     def work() -> None:
-        configs = []
-        for number, (cfg, _) in enumerate(jobs):
-            configs.append(with_folder(cfg))
-            runs[number] = str(configs[-1].run_dir)
         for number, run in enumerate(runs):
             running(number, run)
-        train_together(configs, [seen for _, seen in jobs], failed)
+        train_together([cfg for cfg, _ in jobs], [seen for _, seen in jobs], failed)
 
     return _told_of_all(outcome_of(work), runs, over, ended, began)
 
@@ -107,7 +96,7 @@ def _told_of_all(
 ) -> Outcome:
     for number, run in enumerate(runs):
         if number not in over:
-            ended(number, {**outcome, **left(run, began)})
+            ended(number, {**left(run, began), **outcome})
             outcome.pop("traceback", None)  # of all of them, once
     return outcome
 
@@ -128,11 +117,6 @@ def attempt_unit(
     return attempt_together(
         looked, lambda place, run: running(numbers[place], run), lambda place, told: ended(numbers[place], told)
     )
-
-
-def with_folder(cfg: RunConfig) -> RunConfig:
-    """The run with its folder named, so that it is known however the run ends."""
-    return cfg if cfg.run_dir is not None else dataclasses.replace(cfg, run_dir=str(reserve_folder(cfg)))
 
 
 def outcome_of(work: Callable[[], object]) -> Outcome:
@@ -161,20 +145,9 @@ def left(run: str, began: float) -> Outcome:
     """The folder of a run that has ended, if it has left one, and what its summary says."""
     with contextlib.suppress(OSError):
         Path(run or ".").rmdir()  # still empty: it failed before it began
-        run = ""
-    return {"run": run, "seconds": round(time.monotonic() - began, 1), **returns_of(run)}
-
-
-def returns_of(run: str) -> Outcome:
-    """`return`, `best_return` and `seconds` from the summary of a run; nothing where it has none."""
-    try:
-        summary = read_summary(Path(run))
-        told = summary["eval"] or {}
-        means = {name: told.get(key) for name, key in (("return", "return_mean"), ("best_return", "best_return_mean"))}
-        found = {name: sum(values) / len(values) for name, values in means.items() if values and None not in values}
-        return {"seconds": round(summary["wall_seconds"], 1), **found}
-    except (UserError, LookupError, TypeError):
-        return {}
+    if not run or not Path(run).is_dir():
+        return {"run": "", "seconds": round(time.monotonic() - began, 1)}
+    return {"run": run, "seconds": round(time.monotonic() - began, 1), **results(Path(run))}
 
 
 # ---- in a process of its own --------------------------------------------------------------------------------------

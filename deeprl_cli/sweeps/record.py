@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from deeprl_cli.errors import UserError
 from deeprl_cli.runs.folder import atomic_write
+from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 from deeprl_cli.sweeps import table
 from deeprl_cli.sweeps.job import Outcome
-
-SWEEP_NAME = "sweep.json"
 
 
 class Record:
@@ -27,7 +28,7 @@ class Record:
         self.folder, self.path = folder, folder / SWEEP_NAME
         fresh: list[dict[str, Any]] = [{"overrides": list(job), "status": "waiting"} for job in jobs]
         self.jobs = fresh if begun is None else list(begun)
-        self._lock, self._unwritten = threading.RLock(), False
+        self._lock, self._unwritten, self._began = threading.RLock(), False, time.time()
         self._write()
 
     @classmethod
@@ -72,14 +73,19 @@ class Record:
 
     def close(self) -> None:
         """Write the table, and show it."""
-        path = self.folder / "sweep.csv"
         with self._lock:
-            self._save(path, table.as_csv(self.jobs))
+            for name, text in table.files(self.jobs, self.folder.name).items():
+                self._save(self.folder / name, text)
         table.show(self.jobs)
-        print(f"{self.count('done')} of {len(self.jobs)} runs done; {path}", flush=True)
+        folder = quote(str(self.folder))
+        print(f"{self.count('done')} of {len(self.jobs)} runs done; {self.folder / 'sweep.csv'}")
+        if self.count("done"):
+            print(f"again: deeprl sweep {folder}; its curves: deeprl plot {folder}", flush=True)
 
     def _write(self) -> None:
-        self._save(self.path, json.dumps({"jobs": self.jobs}, indent=2, ensure_ascii=False) + "\n")
+        self._save(
+            self.path, json.dumps({"began": self._began, "jobs": self.jobs}, indent=2, ensure_ascii=False) + "\n"
+        )
 
     def _save(self, path: Path, text: str) -> None:
         """A disk that is full ends no run that could go on: it is told, once."""

@@ -1,12 +1,13 @@
 """`deeprl train -m`: every combination of the values listed, all checked before the first one runs.
 
 A job that fails is reported at once and the others go on. `runs/sweeps/<time>/` says what became of each: `sweep.json`
-while they run, `sweep.csv` when none does any more.
+while they run, `sweep.csv` and `sweep.md` when none does any more. The run folders are inside, named by what varies.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ from deeprl_cli.config.messages import unknown_option
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.processes.waiting import wait_politely
+from deeprl_cli.runs.folder import slug
+from deeprl_cli.runs.lock import locked
+from deeprl_cli.runs.sweep_folder import label, pairs, varying
 from deeprl_cli.schema.run import MultiprocessConfig, RunConfig, device_of
 from deeprl_cli.schema.typed import PositiveInt, build, to_plain
 from deeprl_cli.sweeps.engines import ENGINES, Engine, make_engine
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 HERE = "basic"  # Hydra's name for one job after the other, in this process
 STACKED = "stacked"  # the same of groups of jobs, each trained as one
+LONGEST = 150  # characters of a run folder's name
 SHOWN = 10  # refused jobs named before the rest is counted
 
 
@@ -41,18 +46,21 @@ def run_sweep(overrides: Sequence[str]) -> int:
     wanted, engine, stacking = settings(sweep)
     jobs = check(sweep, engine)
     units = stacking.units(jobs, engine)
-    record = Record(_make_folder(wanted), sweep.jobs)
+    folder = _make_folder(wanted)
+    jobs = _placed(jobs, sweep.jobs, folder)
     together = f" in {len(units)} group{'s' if len(units) > 1 else ''}" if stacking.wanted else ""
-    print(f"sweep of {len(sweep.jobs)} runs{together}, recorded in {record.path}", flush=True)
-    if stacking.wanted and engine is None:
-        write_plan(record.folder, [cfg for cfg, _ in jobs], None, units)  # for `deeprl resume SWEEP`
-    try:
-        if engine is not None:
-            code = run_side_by_side(engine, [cfg for cfg, _ in jobs], record, units)
-        else:
-            code = _run_here(jobs, record, units)
-    finally:
-        record.close()
+    with locked(folder):
+        record = Record(folder, sweep.jobs)
+        print(f"sweep of {len(sweep.jobs)} runs{together}, recorded in {record.path}", flush=True)
+        if stacking.wanted and engine is None:
+            write_plan(record.folder, [cfg for cfg, _ in jobs], None, units)  # for `deeprl resume SWEEP`
+        try:
+            if engine is not None:
+                code = run_side_by_side(engine, [cfg for cfg, _ in jobs], record, units)
+            else:
+                code = _run_here(jobs, record, units)
+        finally:
+            record.close()
     return code or (1 if record.count("failed") else 0)
 
 
@@ -135,6 +143,26 @@ def _check_folders(configs: Sequence[RunConfig]) -> None:
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice is not None:
         raise ConfigError(f"run_dir={twice} is one folder for {folders.count(twice)} runs: leave it out of a sweep")
+
+
+def _placed(
+    jobs: Sequence[tuple[RunConfig, Look]], overrides: Sequence[Sequence[str]], folder: Path
+) -> list[tuple[RunConfig, Look]]:
+    """The jobs with a name and a folder each, inside the sweep's, that say what varies: `lr=0.003 seed=1`. A name or a
+    folder that was given stays; a name that all have in common goes before."""
+    told = [{"overrides": job} for job in overrides]
+    keys = [key for key in varying(told) if key not in ("name", "run_dir")]
+    placed, taken = [], set()
+    for number, (cfg, look) in enumerate(jobs):
+        name = label({key: pairs(told[number]).get(key, "") for key in keys})
+        plain = re.sub(r"[][(){}'\"]", "", name).replace(" ", "_")
+        place = slug(plain)[:LONGEST] if plain else str(number)
+        place = f"{place}_{number}" if place in taken else place
+        taken.add(place)
+        whole = " ".join(part for part in (cfg.name, name) if part) or None
+        run_dir = cfg.run_dir or str(folder / place)
+        placed.append((dataclasses.replace(cfg, name=whole, run_dir=run_dir), look))
+    return placed
 
 
 def _make_folder(wanted: Path) -> Path:

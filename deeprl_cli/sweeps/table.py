@@ -1,73 +1,150 @@
-"""A sweep in one table, the best first and the failures below: `sweep.csv`, and on the screen."""
+"""A sweep as a table, one row for each setting and the best first: on the screen, in `sweep.csv` and in `sweep.md`."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Job = Mapping[str, Any]  # of sweep.json
-RESULTS = ("return", "best_return", "seconds", "status", "run", "error")
+from deeprl_cli.reports.cells import cell, clock, interval, number
+from deeprl_cli.runs.sweep_folder import SEED, Job, SweepRecord, label, pairs, short_names, varying
+from deeprl_cli.sweeps.ranking import BEST, HIGHEST, LESS, SAME, UNKNOWN, Row, answer, keys_of, ranked
+
+STYLES = {BEST: "bold green", HIGHEST: "green", SAME: "green", UNKNOWN: "yellow", LESS: "dim"}
 _ORDER = {"done": 0, "running": 1, "stopped": 1, "waiting": 2, "failed": 3}
 _PIPED_WIDTH = 160  # columns where there is no terminal to ask
+_NARROW = 120  # columns below which what the files have, too, is left out
+_FAILURES = 10  # named below the table before the rest is counted
+ESTIMATES = ("mean", "iqm", "low", "high")
+TITLES = ("return, IQM", "95% CI", "mean", "best policy, IQM", "95% CI", "mean")
+_LEAST = (2, 4, 5)  # of those, left out where it is narrow
 
 
-def varying(jobs: Sequence[Job]) -> list[str]:
-    """The keys that the jobs' overrides differ in, in the order typed."""
-    values: dict[str, set[str]] = {}
-    for job in jobs:
-        for key, value in _pairs(job).items():
-            values.setdefault(key, set()).add(value)
-    return [key for key, found in values.items() if len(found) > 1]
+def show(jobs: Sequence[Job], policy: str = "last") -> None:
+    """Print the table, the failures, and the answer."""
+    stream = sys.stdout
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
+    rows = ranked(jobs, policy)
+    names = short_names(keys_of(jobs)[0])
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names.values():
+        table.add_column(name, overflow="fold")
+    kept = [console.width >= _NARROW or index not in _LEAST for index in range(len(TITLES))]
+    for title in ("seeds", *itertools.compress(TITLES, kept), "time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        # as Text: a value may hold what rich takes for markup
+        values = [Text(row.setting.values[key]) for key in names]
+        numbers = [_seeds(row), *itertools.compress(_numbers(row), kept), clock(row.setting.seconds)]
+        table.add_row(*values, *numbers, Text(_told(row), STYLES.get(row.verdict, "")))
+    console.print(table)
+    for line in [*failures(jobs), *answer(rows, policy)]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def progress(sweep: SweepRecord) -> str:
+    """`5 of 9 runs done, 1 running, 3 waiting: about 1:20 left`."""
+    counts = Counter(job["status"] for job in sweep.jobs)
+    parts = [f"{counts.pop('done', 0)} of {len(sweep.jobs)} runs done"]
+    parts += [f"{count} {status}" for status, count in counts.items()]
+    left = sweep.seconds_left()
+    return ", ".join(parts) + ("" if left is None else f": about {clock(left)} left")
+
+
+def failures(jobs: Sequence[Job]) -> list[str]:
+    """A line for each job that failed, and why."""
+    failed = [job for job in jobs if job["status"] == "failed"]
+    lines = [f"failed: {_label(job, jobs)}: {cause(job)}" for job in failed[:_FAILURES]]
+    return lines + [f"… and {len(failed) - _FAILURES} more"] * (len(failed) > _FAILURES)
+
+
+def files(jobs: Sequence[Job], name: str) -> dict[str, str]:
+    """What a sweep called `name` leaves to be read: the files' names and texts."""
+    return {"sweep.csv": as_csv(jobs), "sweep.md": as_markdown(jobs, name)}
+
+
+def as_csv(jobs: Sequence[Job]) -> str:
+    """A row for each setting (`row` is setting), then one for each job (run), each ordered as `ranked` and `ordered`.
+    `return` and `best_return` are means over seeds; intervals are of the IQM."""
+    keys, text = keys_of(jobs)[0], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    estimated = [f"{policy}{name}" for policy in ("return", "best_return") for name in ("", "_iqm", "_low", "_high")]
+    writer.writerow(["row", *keys, SEED, "seeds", *estimated, "seconds", "verdict", "status", "run", "error"])
+    for row in ranked(jobs):
+        cells = [_plain(value) for values in _estimated(row) for value in values]
+        setting = row.setting
+        told = [_plain(setting.seconds), row.verdict, _statuses(row), "", ""]
+        writer.writerow(["setting", *setting.values.values(), "", _count(row), *cells, *told])
+    for job in ordered(jobs):
+        values = [_plain(job.get("return")), "", "", "", _plain(job.get("best_return")), "", "", ""]
+        given, seeds = pairs(job), job.get("seeds") or []
+        told = [_plain(job.get("seconds")), "", job["status"], job.get("run", ""), cause(job)]
+        named = [*(given.get(key, "") for key in keys), given.get(SEED, "")]
+        writer.writerow(["run", *named, len(seeds) or "", *values, *told])
+    return text.getvalue()
+
+
+def as_markdown(jobs: Sequence[Job], name: str) -> str:
+    """The table of settings, what it says, and how it is read."""
+    rows, keys = ranked(jobs), keys_of(jobs)[0]
+    titles = [*short_names(keys).values(), "seeds", *TITLES, "time", ""]
+    lines = [f"# Sweep {name}", "", *(f"{line}  " for line in answer(rows)), ""]
+    lines += [f"| {' | '.join(map(cell, titles))} |", f"|{'---|' * len(keys)}{'--:|' * (len(TITLES) + 2)}---|"]
+    for row in rows:
+        cells = [*row.setting.values.values(), _seeds(row), *_numbers(row), clock(row.setting.seconds), _told(row)]
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
+    lines += ["", *(f"- {cell(line)}" for line in failures(jobs))]
+    lines += [
+        "",
+        "Returns are those of fresh evaluation episodes of each seed; IQM is the interquartile mean over seeds, with",
+        "its 95% bootstrap interval. `≈ best` can't be told apart from the best (Yuen's test; 5% over all comparisons,",
+        "by Holm's method).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(jobs: Sequence[Job], policy: str = "last") -> dict[str, Any]:
+    """What the table says, for programs: settings in its order, numbers in full."""
+    rows = ranked(jobs, policy)
+    return {
+        "jobs": dict(Counter(job["status"] for job in jobs)),
+        "settings": [
+            {
+                "values": row.setting.values,
+                "last": row.last,
+                "best": row.best,
+                "seconds": row.setting.seconds,
+                "verdict": row.verdict,
+                "p": None if row.p != row.p else row.p,
+                "seeds_needed": row.seeds_needed,
+                "runs": [job["run"] for job in row.setting.jobs if job.get("run")],
+            }
+            for row in rows
+        ],
+        "answer": answer(rows, policy),
+    }
 
 
 def ordered(jobs: Sequence[Job]) -> list[Job]:
     """Those that are done first, the highest return of the last policy first; then what was stopped or never ran; then
     the failures. Returns of different environments can't be compared: each environment is a block."""
-    envs = list(dict.fromkeys(_pairs(job).get("env") for job in jobs))
+    envs = list(dict.fromkeys(pairs(job).get("env") for job in jobs))
 
     def place(job: Job) -> tuple[int, int, bool, float]:
-        status = _ORDER[job["status"]]
-        block = envs.index(_pairs(job).get("env")) if status == 0 else 0
+        status = _ORDER.get(job["status"], 3)
+        block = envs.index(pairs(job).get("env")) if status == 0 else 0
         return status, block, job.get("return") is None, -(job.get("return") or 0.0)
 
     return sorted(jobs, key=place)
-
-
-def as_csv(jobs: Sequence[Job]) -> str:
-    """A row for each job: the overrides that vary, returns (means over seeds), seconds, status, run folder, error."""
-    keys, text = varying(jobs), io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, *RESULTS])
-    for job in ordered(jobs):
-        results = {**job, "error": cause(job)}
-        writer.writerow([*(_pairs(job).get(key, "") for key in keys), *(_cell(results.get(name)) for name in RESULTS)])
-    return text.getvalue()
-
-
-def show(jobs: Sequence[Job]) -> None:
-    stream = sys.stdout
-    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
-    keys = varying(jobs)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for key in keys:
-        table.add_column(key, overflow="fold")
-    for title in ("return", "best policy", "time"):
-        table.add_column(title, justify="right")
-    table.add_column("status")
-    table.add_column("run, or why not", overflow="fold", ratio=1)
-    for job in ordered(jobs):
-        numbers = [_number(job.get("return")), _number(job.get("best_return")), _time(job.get("seconds"))]
-        told = cause(job) or job.get("run", "")
-        # as Text: an error may hold what rich takes for markup
-        table.add_row(*map(Text, (*(_pairs(job).get(key, "") for key in keys), *numbers, job["status"], told)))
-    console.print(table)
 
 
 def cause(job: Job) -> str:
@@ -75,21 +152,46 @@ def cause(job: Job) -> str:
     return next(iter(str(job.get("error") or "").splitlines()), "")
 
 
-def _pairs(job: Job) -> dict[str, str]:
-    pairs = [text.lstrip("+~").partition("=") for text in job["overrides"]]
-    return {key: value for key, _, value in pairs}
+def _label(job: Job, jobs: Sequence[Job]) -> str:
+    return label({key: pairs(job).get(key, "") for key in varying(jobs)})
 
 
-def _cell(value: Any) -> str:
+def _estimated(row: Row) -> list[list[float | None]]:
+    """Of the last and of the best policy: mean, IQM and the interval's ends."""
+    return [
+        [None] * 4 if found is None else [found["mean"], found["iqm"], *found["iqm_ci95"]]
+        for found in (row.last, row.best)
+    ]
+
+
+def _numbers(row: Row) -> list[str]:
+    """The cells below TITLES."""
+    cells = []
+    for mean, iqm, low, high in _estimated(row):
+        cells += [number(iqm), interval([low, high]), number(mean)]
+    return cells
+
+
+def _count(row: Row) -> int:
+    return len(row.last["returns"]) if row.last else 0
+
+
+def _seeds(row: Row) -> str:
+    return str(_count(row)) if _count(row) else "–"
+
+
+def _told(row: Row) -> str:
+    """The verdict, and what isn't done."""
+    statuses = _statuses(row)
+    return ", ".join(text for text in (row.verdict, "" if statuses == "done" else statuses) if text)
+
+
+def _statuses(row: Row) -> str:
+    """`done`, or `1 failed, 2 waiting`."""
+    counts = Counter(job["status"] for job in row.setting.jobs)
+    undone = [f"{count} {status}" for status, count in counts.items() if status != "done"]
+    return ", ".join(undone) if undone else "done"
+
+
+def _plain(value: Any) -> str:
     return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

@@ -31,13 +31,14 @@ class Env:
 
 @dataclass
 class Config:
-    """What of a RunConfig matters here: nested dataclasses, the two names of the path, `run_dir`."""
+    """What of a RunConfig matters here: nested dataclasses, the two names of the path, `run_dir` and `name`."""
 
     algo: Algo
     env: Env
     network: Algo
     seed: int
     run_dir: str | None
+    name: str | None = None
 
 
 def config(env: str = "CartPole-v1", run_dir: str | None = None, **kwargs: Any) -> Any:
@@ -187,6 +188,14 @@ def test_a_damaged_summary_is_one_line(tmp_path: Path, content: str) -> None:
     assert "has no summary.json" in refusal(read_summary, tmp_path)
     (tmp_path / "summary.json").write_text(content)
     assert "damaged" in refusal(read_summary, tmp_path)
+
+
+def test_a_name_stands_behind_the_time() -> None:
+    cfg = config()
+    cfg.name = "lr=0.003, the / good one"
+    run = create_run_folder(cfg, {})
+    assert run.name[19:] == "_lr=0.003-the-good-one"
+    assert create_run_folder(cfg, {}) != run
 
 
 def test_a_run_is_found_from_inside() -> None:

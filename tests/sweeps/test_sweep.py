@@ -37,8 +37,10 @@ def trained(tmp_path, monkeypatch):
         if cfg.seed == 16:
             raise SystemExit(3)
         run = Path(cfg.run_dir)
+        run.mkdir(parents=True, exist_ok=True)
         means = {"return_mean": [cfg.seed, cfg.seed + 1.0], "best_return_mean": [9.0, 10.0]}
-        (run / "summary.json").write_text(json.dumps({"eval": means, "wall_seconds": 61.04}))
+        seeds = [cfg.seed, cfg.seed + 100]
+        (run / "summary.json").write_text(json.dumps({"eval": means, "seeds": seeds, "wall_seconds": 61.04}))
         return run
 
     checks, trains = types.ModuleType("deeprl_cli.training.preflight"), types.ModuleType("deeprl_cli.training.run")
@@ -72,10 +74,13 @@ def test_every_job_is_checked_before_the_first_runs(trained, capsys):
     ]
     assert "[3/4] algo=dqn seed=0 env=Acrobot-v1" in capsys.readouterr().out
     last = record()[3]
-    assert Path(last.pop("run")).parent == Path("runs/dqn/Acrobot-v1")
+    assert Path(last.pop("run")).name == "dqn_seed=1"
     assert last == {
         "overrides": ["algo=dqn", "seed=1", "env=Acrobot-v1"],
         "status": "done",
+        "seeds": [1, 101],
+        "last_returns": [1, 2.0],
+        "best_returns": [9.0, 10.0],
         "return": 1.5,
         "best_return": 9.5,
         "seconds": 61.0,
@@ -135,24 +140,35 @@ def test_a_run_that_leaves_with_another_code_has_failed(trained):
 def test_an_interruption_ends_the_sweep(trained, capsys):
     assert code("seed=0,15,1") == 130
     assert [job["status"] for job in record()] == ["done", "stopped", "waiting"]
-    assert [(row["seed"], row["status"]) for row in table()] == [("0", "done"), ("15", "stopped"), ("1", "waiting")]
+    told = [(row["seed"], row["status"]) for row in table("run")]
+    assert told == [("0", "done"), ("15", "stopped"), ("1", "waiting")]
     assert "1 of 3 runs done" in capsys.readouterr().out
 
 
 # ---- the table
 
 
-def table() -> list[dict]:
+def table(kind: str) -> list[dict]:
+    """The rows of sweep.csv that are of a setting, or of a run."""
     (path,) = Path("runs/sweeps").glob("*/sweep.csv")
     with path.open() as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["row"] == kind]
 
 
-def test_the_table_has_what_varies_best_first_and_failures_below(trained, capsys):
+def test_the_table_has_a_row_for_each_setting_and_those_of_the_runs_behind(trained, capsys):
     assert code("env=CartPole-v1", "seed=0,13,2", "algo=ppo,a2c") == 1
-    rows = table()
-    assert list(rows[0]) == ["seed", "algo", "return", "best_return", "seconds", "status", "run", "error"]
-    assert [(row["seed"], row["return"], row["status"]) for row in rows] == [
+    settings, runs = table("setting"), table("run")
+    assert list(runs[0]) == [
+        *("row", "algo", "seed", "seeds", "return", "return_iqm", "return_low", "return_high"),
+        *("best_return", "best_return_iqm", "best_return_low", "best_return_high"),
+        *("seconds", "verdict", "status", "run", "error"),
+    ]
+    # of both, seeds 0, 100, 2 and 102 earn 0, 1, 2 and 3
+    told = [[row[key] for key in ("algo", "seeds", "return", "return_iqm", "verdict", "status")] for row in settings]
+    assert told == [["ppo", "4", "1.5", "1.5", "best", "1 failed"], ["a2c", "4", "1.5", "1.5", "≈ best", "1 failed"]]
+    assert [float(settings[0][key]) for key in ("best_return", "seconds")] == [9.5, 122.0]
+    assert float(settings[0]["return_low"]) < 1.5 < float(settings[0]["return_high"])
+    assert [(row["seed"], row["return"], row["status"]) for row in runs] == [
         ("2", "2.5", "done"),
         ("2", "2.5", "done"),
         ("0", "0.5", "done"),
@@ -160,19 +176,25 @@ def test_the_table_has_what_varies_best_first_and_failures_below(trained, capsys
         ("13", "", "failed"),
         ("13", "", "failed"),
     ]
-    assert rows[0]["best_return"] == "9.5"
-    assert rows[0]["seconds"] == "61"
-    assert Path(rows[0]["run"]).parent == Path("runs/ppo/CartPole-v1")
-    assert rows[-1]["error"] == "RuntimeError: diverged"
+    assert runs[0]["best_return"] == "9.5"
+    assert Path(runs[0]["run"]).name == "seed=2_ppo"
+    assert runs[-1]["error"] == "RuntimeError: diverged"
     shown = capsys.readouterr().out.splitlines()
-    header = next(number for number, line in enumerate(shown) if line.startswith("seed  algo"))
-    assert shown[header + 1].split()[:6] == ["2", "ppo", "2.5", "9.5", "1:01", "done"]
-    assert shown[header + 6].rstrip().endswith("RuntimeError: diverged")
+    header = next(number for number, line in enumerate(shown) if line.startswith("algo  seeds"))
+    assert shown[header + 1].split()[:3] == ["ppo", "4", "1.5"]
+    assert shown[header + 3] == "failed: seed=13 ppo: RuntimeError: diverged"
+    assert shown[header + 5] == "best: ppo (IQM 1.5 of 4 seeds); can't be told apart from it: a2c"
+    (markdown,) = Path("runs/sweeps").glob("*/sweep.md")
+    assert "| algo | seeds | return, IQM |" in markdown.read_text()
 
 
 def test_environments_are_not_compared(trained):
     assert code("env=CartPole-v1,Acrobot-v1", "seed=0,2") == 0
-    assert [(row["env"], row["seed"]) for row in table()] == [
+    assert [(row["env"], row["verdict"]) for row in table("setting")] == [
+        ("CartPole-v1", "best"),
+        ("Acrobot-v1", "best"),
+    ]
+    assert [(row["env"], row["seed"]) for row in table("run")] == [
         ("CartPole-v1", "2"),
         ("CartPole-v1", "0"),
         ("Acrobot-v1", "2"),
@@ -206,12 +228,13 @@ def test_sweeps_of_one_second_don_t_share_a_folder(trained):
     assert code("seed=0,1", "hydra.sweep.dir=sweeps/x") == 0
     assert code("seed=0,1", "hydra.sweep.dir=sweeps/x") == 0
     assert sorted(path.name for path in Path("sweeps").iterdir()) == ["x", "x_2"]
-    assert sorted(path.name for path in Path("sweeps/x").iterdir()) == ["sweep.csv", "sweep.json"]
+    left = ["seed=0", "seed=1", "sweep.csv", "sweep.json", "sweep.md"]
+    assert sorted(path.name for path in Path("sweeps/x").iterdir()) == [".lock", *left]
 
 
 def test_an_explicit_launcher_runs_the_same_jobs(trained, capsys):
     assert code("hydra/launcher=basic", "algo=ppo,dqn", "seed=1,13") == 1
     assert [job["status"] for job in record()] == ["done", "failed", "done", "failed"]
-    assert Path(record()[2]["run"]).parent == Path("runs/dqn/CartPole-v1")
+    assert Path(record()[2]["run"]).name == "dqn_seed=1"
     assert code("hydra/launcher=basik", "seed=1,2") == 2
     assert "hydra/launcher" in capsys.readouterr().err.splitlines()[-1]
