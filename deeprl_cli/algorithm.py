@@ -1,4 +1,4 @@
-"""What an algorithm is, and what it may know: the contract between `algos/` and everything else.
+"""What an algorithm must provide and may use: the contract between `algos/` and everything else.
 
 Shapes: S seeds, B environments or batch, obs `(S, B, *obs)`, one scalar per transition `(S, B)`, losses `(S,)`.
 """

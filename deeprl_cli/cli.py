@@ -15,15 +15,15 @@ HELP = """\
 deeprl: deep reinforcement learning from the command line.
 
   deeprl train algo=sac env=Pendulum-v1       train; any gymnasium id, any key=value
-  deeprl train -m algo=ppo,dqn seed=0,1,2     one run for each combination
-  deeprl resume runs/sac/Pendulum-v1/<time>   go on with a run that was stopped
-  deeprl verify runs/sac/Pendulum-v1/<time>   train it again: are the numbers the same here?
-  deeprl eval runs/sac/Pendulum-v1/<time>     returns of the trained policy
-  deeprl list algos|envs|networks|hardware    what there is
-  deeprl bench classic                        train a suite, hold its returns against bars
-  deeprl plot runs/ppo runs/a2c               curves of runs as a picture, with intervals over seeds
-  deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure
-  tensorboard --logdir runs                   curves
+  deeprl train -m algo=ppo,dqn seed=0,1,2     train one run for each combination
+  deeprl resume runs/sac/Pendulum-v1/<time>   continue a run that was stopped
+  deeprl verify runs/sac/Pendulum-v1/<time>   train it again, and check that the numbers are the same
+  deeprl eval runs/sac/Pendulum-v1/<time>     play the trained policy: what does it earn?
+  deeprl list algos|envs|networks|hardware    what you can choose from
+  deeprl bench classic                        train a suite, and compare its returns with bars
+  deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
+  deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure is that?
+  tensorboard --logdir runs                   look at the curves in your browser
 
 `deeprl <verb> --help` says more; `deeprl --version` prints the version.
 Shell completion: eval "$(deeprl train -sc install=bash)"  (or zsh, fish)

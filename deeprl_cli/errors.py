@@ -1,4 +1,4 @@
-"""Errors meant for a person: one line that says what is wrong, where, and what to type instead."""
+"""Errors for the user: one line that says what is wrong, where, and what to type instead."""
 
 from __future__ import annotations
 

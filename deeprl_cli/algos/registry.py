@@ -1,4 +1,4 @@
-"""Algorithm names to classes: a file `algos/<name>.py` and a `configs/algo/<name>.yaml` are all it takes."""
+"""Algorithm names to classes: an algorithm needs only `algos/<name>.py` and `configs/algo/<name>.yaml`."""
 
 from __future__ import annotations
 

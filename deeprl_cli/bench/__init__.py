@@ -1,4 +1,4 @@
-"""Suites of training runs held against bars: what a row is, whether it has to run, running it, the table of results.
+"""Suites of training runs with bars: what a row is, whether it has to run, running it, the table of results.
 
 Statistics and pictures live in `reports/`; how one run trains, in `training/`.
 """

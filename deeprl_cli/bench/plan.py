@@ -1,4 +1,4 @@
-"""What a row of a suite is to be, and whether what stands in its folder is that, part of it, or something else."""
+"""What a row of a suite should be, and whether its folder holds that, a part of it, or something else."""
 
 from __future__ import annotations
 

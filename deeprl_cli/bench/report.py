@@ -1,4 +1,4 @@
-"""What `deeprl bench` makes of its rows: the verdict on each, the table on screen, results.json and results.md."""
+"""The results of `deeprl bench`: the verdict on each row, the table on the screen, results.json and results.md."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ def _markdown(results: Mapping[str, Any]) -> str:
     lines = [
         f"# {results['suite']}: {counts}",
         "",
-        f"deeprl {results['deeprl']}, {results['machine']}, {results['written']}. Returns are means over seeds of what",
-        "each seed earns in evaluation episodes that neither trained nor chose its policy. A row passes when the mean",
+        f"deeprl {results['deeprl']}, {results['machine']}, {results['written']}. Returns are means over seeds.",
+        "Each seed played new episodes, used neither to train nor to choose its policy. A row passes if the mean",
         "reaches the bar and four of five seeds are *near*: at most 10% of |bar| below it.",
         "",
         "| row | env | steps | seeds | policy | bar | mean | 95% CI | IQM | 95% CI | near | result | steps/s | time |",
@@ -186,7 +186,7 @@ def _markdown(results: Mapping[str, Any]) -> str:
         status = record["status"] if record["status"] == PASS else f"**{record['status']}**"
         cells = [record["name"], record["env"], f"{record['steps']:,}", str(record["seeds"]), record["policy"], bar]
         lines.append(f"| {' | '.join(map(cell, [*cells, *measured, status, speed, time]))} |")
-    lines += ["", "| row | what the bar rests on | the command that repeats it |", "|---|---|---|"]
+    lines += ["", "| row | where the bar comes from | the command that repeats it |", "|---|---|---|"]
     for record in results["rows"]:
         lines.append(f"| {record['name']} | {cell(record['source'])} | `{cell(record['command'])}` |")
     reasons = [record for record in results["rows"] if record.get("reason")]

@@ -1,4 +1,4 @@
-"""The rows of a suite at work, each in a process of its own; their returns are held against the bars (report.py).
+"""Running the rows of a suite, each in a process of its own; report.py compares their returns with the bars.
 
 `<out>/<row>/` holds `run/` (an ordinary run folder), `train.log` and `row.json`, what the row was when it was started:
 a row that has finished and is still the same isn't run again. No torch in this process.
@@ -154,7 +154,7 @@ class Bench:
             return
         for job in running:
             job.stop(signal.SIGINT)
-        self._say("stopping: the rows under way will go on next time (once more to quit at once)")
+        self._say("stopping: rows that are running will go on next time (Ctrl-C again quits at once)")
         end = time.monotonic() + PATIENCE
         while any(job.process.poll() is None for job in running):
             if signals.count > 1 or time.monotonic() > end:

@@ -42,7 +42,7 @@ RESERVED = {
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One line of the table: a training run of several seeds, and the bar its returns are held against.
+    """One line of the table: a training run of several seeds, and the bar that its returns should reach.
 
     `init_from` names the row above whose weights it starts from. Seeds train `together` in one process, or else one
     after the other, each in a run of its own: `parts`.

@@ -1,4 +1,4 @@
-"""The verbs of the command line, one file each: its flags, its help, what it does, its last line.
+"""The verbs of the command line, one file each: flags, help, and what the verb does.
 
 A verb `x` is a module `x.py` with `run(arguments) -> exit code`, named in `VERBS` and in `cli.HELP`. Flags
 are read before anything large is imported, so that `--help` and a mistyped flag answer at once. What two verbs share

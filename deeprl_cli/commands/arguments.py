@@ -1,4 +1,4 @@
-"""What the verbs' flags are made of: a parser whose errors are one line, and kinds of values. Standard library only."""
+"""A parser whose errors are one line, and types of flags, for all verbs. Only the standard library is used."""
 
 from __future__ import annotations
 

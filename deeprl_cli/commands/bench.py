@@ -1,4 +1,4 @@
-"""`deeprl bench SUITE`: train the rows of a suite, and hold their returns against its bars."""
+"""`deeprl bench SUITE`: train the rows of a suite, and compare their returns with its bars."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PIPED_WIDTH = 160  # columns where there is no terminal to ask
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl bench",
-        description="Train the rows of a suite, several seeds each, and hold their returns against bars. "
-        "Rows that are done already are not run again.",
+        description="Train the rows of a suite, several seeds each, and compare their returns with bars. "
+        "Rows that are done are not run again.",
         allow_abbrev=False,
     )
     parser.add_argument("suite", metavar="SUITE", help=f"{', '.join(suite_names())}, or a YAML file of your own")
@@ -27,8 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--seeds", type=positive, metavar="N", help="seeds of each row (default: the row's own)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where runs and results go (runs/bench/SUITE)")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="rows side by side (1)")
-    parser.add_argument("--fresh", action="store_true", help="run again what is done, too")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="how many rows to run at a time (1)")
+    parser.add_argument("--fresh", action="store_true", help="run all rows again, even those that are done")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     flags = parser.parse_args(arguments)
     return run_bench(

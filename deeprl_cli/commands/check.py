@@ -1,4 +1,4 @@
-"""`deeprl train --check …`: everything short of training. Builds the run, does an update, says what it will take."""
+"""`deeprl train --check …`: build the run, do one update, and say how much time and memory the run will take."""
 
 from __future__ import annotations
 

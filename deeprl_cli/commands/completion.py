@@ -1,4 +1,4 @@
-"""Shell completion: Hydra completes the overrides of `train`; the verbs, and the words of the others, are ours."""
+"""Shell completion: Hydra completes the overrides of `train`; verbs and flags are completed here."""
 
 from __future__ import annotations
 

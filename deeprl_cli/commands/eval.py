@@ -1,4 +1,4 @@
-"""`deeprl eval RUN…`: play trained runs' policies, and print what they earn."""
+"""`deeprl eval RUN…`: play the policies of trained runs, and print their returns."""
 
 from __future__ import annotations
 

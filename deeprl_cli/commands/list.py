@@ -1,4 +1,4 @@
-"""`deeprl list`: tables of what there is to choose from."""
+"""`deeprl list`: tables of everything you can choose from."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class Listing:
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="deeprl list", description="What there is to choose from.", allow_abbrev=False)
-    parser.add_argument("what", choices=KINDS, help="which kind of thing")
+    parser = Parser(prog="deeprl list", description="Show what you can choose from.", allow_abbrev=False)
+    parser.add_argument("what", choices=KINDS, help="what to list")
     parser.add_argument(
-        "filter", nargs="?", default="", help="only names that hold this text; few enough are described"
+        "filter", nargs="?", default="", help="only names that contain this text; if few are left, they are described"
     )
     flags = parser.parse_args(arguments)
     show(flags.what, flags.filter)

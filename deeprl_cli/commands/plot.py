@@ -21,11 +21,11 @@ FORMATS = (".png", ".svg")
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl plot",
-        description="Draw the curves of runs: one panel for each environment, seeds of a group as one line with its "
+        description="Draw learning curves: one panel for each environment, one line for the seeds of a group, with its "
         "95% bootstrap interval.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder of runs: all below it")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder: all runs below it")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: <metric>.png there)")
     parser.add_argument("--metric", default="eval/return_mean", help="a column of metrics.csv (eval/return_mean)")
     parser.add_argument(
@@ -34,12 +34,12 @@ def run(arguments: Sequence[str]) -> int:
         metavar="KEY[,KEY…]",
         help="one line for each value of: env, algo.lr, run, seed, … (algo)",
     )
-    parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="over seeds (iqm)")
+    parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="of the seeds (iqm)")
     parser.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of the last N points (1)")
     parser.add_argument(
         "--bar", action="append", default=[], metavar="[ENV=]VALUE", help="a dashed line, in ENV's panel only"
     )
-    parser.add_argument("--title", help="above everything")
+    parser.add_argument("--title", help="a title for the picture")
     flags = parser.parse_args(arguments)
     plot_runs(
         flags.runs,

@@ -1,4 +1,4 @@
-"""`deeprl resume RUN`: a run goes on from its last whole checkpoint as if it had never stopped."""
+"""`deeprl resume RUN`: continue a run from its last complete checkpoint, as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from deeprl_cli.runs.folder import find_run
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl resume",
-        description="Go on with a run from its last checkpoint, as if it had never stopped; or with what isn't done "
-        "of a stacked sweep (its folder, runs/sweeps/…).",
-        epilog="total_steps=…, eval.*, checkpoint.*, log.* and hardware.* may be given anew; schedules keep the "
-        "horizon that the run started with, unless horizon=… is given.",
+        description="Continue a run from its last checkpoint, as if it had never stopped; or "
+        "continue what is not done of a stacked sweep (give its folder, runs/sweeps/…).",
+        epilog="You may change total_steps, eval.*, checkpoint.*, log.* and hardware.*. Schedules keep the horizon "
+        "that the run started with, unless you give horizon=….",
         allow_abbrev=False,
     )
     parser.takes_run()

@@ -26,16 +26,17 @@ Groups, each group=option:
 {groups}
 Keys of the run: seed, seeds, total_steps, eval.*, checkpoint.*, log.*, init_from, run_dir; below the groups: algo.*,
 env.*, network.*, hardware.*. Steps are environment steps of one seed.
-Precedence, later wins: algo, env, network and hardware, tuned (found by itself), experiment, command line.
+If two give the same key, the later one wins: algo, env, network and hardware, tuned, experiment, command line.
+Tuned values are used without being asked for; tuned=none switches them off.
 
 Flags:
-  -m, --multirun         one run for each combination of comma-separated values; all are checked before the first starts
-                         (side by side with hydra/launcher=joblib, submitit_local, submitit_slurm or ray)
-  --check                build everything, do one update, and say what the run will take; nothing is left
-  --explain              print every value and where it came from: which file, or the command line
+  -m, --multirun         train one run for each combination of values; all are checked before the first one starts
+                         (several at a time with hydra/launcher=joblib, submitit_local, submitit_slurm or ray)
+  --check                build everything, do one update, say how much time and memory the run will take
+  --explain              print every value and where it comes from: a file, or the command line
   -c, --cfg job          print the configuration instead of running it (also: hydra, all)
   -p, --package PART     with --cfg: only this part, for example algo
-  --resolve              with --cfg: interpolations resolved
+  --resolve              with --cfg: resolve interpolations
   -sc install=SHELL      print the shell's completion script (bash, zsh, fish)
   -h, --help             this text
 """

@@ -1,4 +1,4 @@
-"""`deeprl verify RUN`: train a run again from its config.yaml, and hold the weights against the hashes it left."""
+"""`deeprl verify RUN`: train a run again from its config.yaml, and compare the weights with the hashes it left."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl verify",
-        description="Train a run again from its config.yaml and compare the weights, hash by hash. Exit code 0 where "
-        "all agree, 1 where they part.",
+        description="Train a run again from its config.yaml, and compare the weights by their hashes. Exit code 0 if "
+        "all are equal, 1 if they differ.",
         allow_abbrev=False,
     )
     parser.takes_run()

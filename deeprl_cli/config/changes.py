@@ -1,4 +1,4 @@
-"""What a run may be given anew when it goes on: `deeprl resume RUN key=value`."""
+"""What may be changed when a run is continued: `deeprl resume RUN key=value`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The border to Hydra: overrides in, a checked `RunConfig` out. OmegaConf ends here.
+"""Composing with Hydra: overrides in, a checked `RunConfig` out. OmegaConf is not used beyond this file.
 
 Hydra composes; what else it would do (folders, logging, running jobs) is left out, and what it has to say about a wrong
 override is said again in one line.

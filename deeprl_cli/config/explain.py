@@ -1,4 +1,4 @@
-"""`deeprl train --explain …`: every value of a configuration, the file or override it came from, and that file's word.
+"""`deeprl train --explain …`: every value of a configuration, its source, and the comment in that file.
 
 Hydra merges files in the order of the defaults list; the last that names a key decides. Reading the files again, in
 that order, tells which it was, and what it would have been. A value that this run's network never reads is shown as

@@ -1,4 +1,4 @@
-"""What Hydra is taught here: every gymnasium id is an option of the group `env`, YAML or not, and has tuned values.
+"""Makes every gymnasium id an option of Hydra's group `env`, with or without a YAML file, and gives it tuned values.
 
 A ConfigSource of scheme `gym` stands after the configuration folders, so a file `env/<Id>.yaml` wins. For an id without
 one it answers with the base every environment shares (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id); for

@@ -1,4 +1,4 @@
-"""What to say when an override can't be taken: one line with the key, the nearest valid one, and what to type instead.
+"""The message for an override that is refused: one line with the key, the nearest valid one, and what to type instead.
 
 Plain dictionaries and strings only; `compose.py` finds out what was meant and composed.
 """

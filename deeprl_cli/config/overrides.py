@@ -1,4 +1,4 @@
-"""`key=value` as typed: read in Hydra's grammar, and refused in our words where Hydra's would not help."""
+"""`key=value` as typed: read in Hydra's grammar, and refused with our own message where Hydra's would not help."""
 
 from __future__ import annotations
 

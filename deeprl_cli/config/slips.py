@@ -1,4 +1,4 @@
-"""Slips of the fingers that the typed words alone give away, each refused in a line before Hydra reads anything."""
+"""Typing mistakes that show in the typed words alone. Each is refused in one line, before Hydra reads anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tuned values a pair of algorithm and environment gets, and how that is told.
+"""Which tuned values an algorithm gets on an environment, and how deeprl reports it.
 
 A file `tuned/<algo>/<Id>.yaml` of the id's own comes first; then that of another version of the same environment
 (v5's for v4); then that of its family, `tuned/<algo>/mujoco.yaml`. Where an environment comes from, its registration

@@ -1,4 +1,4 @@
-"""The replay memory of image observations: every frame is stored once, stacks are put together when sampled.
+"""The replay memory of image observations: every frame is stored once, and stacks are built when they are sampled.
 
 Shapes: S seeds, B environments a seed, N = S·B (seed-major), C transitions, k frames in an observation, F frames held.
 """

@@ -1,4 +1,4 @@
-"""What an environment id that nobody registered was meant to be."""
+"""Guesses which environment an unknown id was meant to be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an environment returns, held against what it declares. Nothing is reshaped, spread or guessed.
+"""Compares what an environment returns with what it declares. Nothing is reshaped, broadcast or guessed.
 
 Back-ends look at each value's class first and come here only with what isn't the usual kind: of a light environment's
 step that costs a hundredth.

@@ -1,4 +1,4 @@
-"""Closing environments, whatever they do about it: a run that is finished is finished."""
+"""Closing environments. A run that has finished stays finished, even if one of them hangs or fails as it closes."""
 
 from __future__ import annotations
 

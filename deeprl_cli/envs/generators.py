@@ -1,4 +1,4 @@
-"""Environments that draw from the process's global generators: numpy's, Python's or torch's.
+"""For environments that draw from global generators: those of numpy, Python or torch.
 
 Left alone, such an environment would draw other numbers in each run, and from the same stream as its neighbours.
 """

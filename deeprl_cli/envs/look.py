@@ -1,4 +1,4 @@
-"""The one look at an environment before a run trusts it: its spaces, two resets with one seed, a few random steps."""
+"""Checks one environment before a run: its spaces, two resets with the same seed, and a few random steps."""
 
 from __future__ import annotations
 

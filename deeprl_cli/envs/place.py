@@ -1,4 +1,4 @@
-"""Staying where the user started the program, whatever an environment does to the working directory."""
+"""Stays in the directory where the program was started, even if an environment changes the working directory."""
 
 from __future__ import annotations
 

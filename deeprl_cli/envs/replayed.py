@@ -1,4 +1,4 @@
-"""Bookkeeping shared by the back-ends that can be brought back exactly: an episode is its seed and its actions."""
+"""Bookkeeping for back-ends that can be restored exactly: an episode is determined by its seed and its actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Own small environments, registered as `deeprl/…`: one with known values, one to learn from pixels in minutes."""
+"""Small environments, registered as `deeprl/…`: one with known values, one to learn from pixels in minutes."""
 
 from __future__ import annotations
 

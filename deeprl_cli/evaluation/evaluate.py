@@ -1,4 +1,4 @@
-"""Evaluation on environments of their own, deterministic unless asked otherwise.
+"""Evaluation on separate environments; deterministic unless something else is asked for.
 
 Shapes: S seeds, E evaluation environments per seed, K episodes per seed.
 """

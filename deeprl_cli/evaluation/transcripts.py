@@ -1,4 +1,4 @@
-"""Episodes shown as text: for environments that say so (`metadata["transcripts"]`), by what they render as `ansi`.
+"""Episodes shown as text (what they render as `ansi`), for environments that declare `metadata["transcripts"]`.
 
 Such an environment's last text tells the whole episode, and a return of 1 means that it went right.
 """

@@ -1,4 +1,4 @@
-"""What networks ask of an observation space: sizes, bounds, and how much a grid over it may hold."""
+"""What networks need to know of an observation space: sizes, bounds, and how large a grid over it may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look-up tables: what a state's outputs are is read from its row, or summed over a few rows (tile coding).
+"""Look-up tables: the outputs of a state are its row, or the sum of a few rows (tile coding).
 
 Shapes: B batch, N rows, K outputs, T rows read for one observation.
 """

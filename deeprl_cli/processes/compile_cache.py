@@ -1,4 +1,4 @@
-"""The folder that keeps compiled graphs, shared by all runs: mending what a killed one left half made.
+"""The folder that keeps compiled graphs, shared by all runs: repairs what a killed run left half written.
 
 Inductor lets the C++ compiler write a library straight to its place, and takes whatever stands there for whole: killed
 in between, a run would leave a library that no later one could load. While it builds `X.so` it keeps a folder

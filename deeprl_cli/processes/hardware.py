@@ -1,4 +1,4 @@
-"""Device, threads, matrix precision and compilation: the choices, resolved once and written into the run."""
+"""Device, threads, matrix precision and compilation: these are decided once and written into the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock between processes that no dead one can hold."""
+"""A lock between processes that is released when its holder dies."""
 
 from __future__ import annotations
 

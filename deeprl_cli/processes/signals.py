@@ -1,4 +1,4 @@
-"""Stopping cleanly, and when this process began: the two things a run asks of the operating system."""
+"""Stopping cleanly on signals, and the time when this process began."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs say when they are read back: curves, statistics with intervals, pictures.
+"""Reading runs back: curves, statistics with intervals, pictures.
 
 Nothing here runs or imports anything of a run.
 """

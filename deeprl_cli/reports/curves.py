@@ -1,4 +1,4 @@
-"""The curves of runs, read from their folders and put in groups: text only, nothing in a run is executed or imported.
+"""The curves of runs, read from their folders and put into groups. Only text is read; nothing in a run is executed.
 
 Shapes of a group: N seeds, P points. Steps are environment steps of one seed.
 """
@@ -80,7 +80,7 @@ class Group:
         first = max(curve.steps[0] for curve in self.curves)
         last = min(curve.steps[-1] for curve in self.curves)
         if first > last:
-            raise UserError(f"{self.name}: its seeds have no steps in common: plot them apart, with --group")
+            raise UserError(f"{self.name}: its seeds have no steps in common: plot them separately, with --group")
         steps = np.unique(np.concatenate([curve.steps for curve in self.curves]))
         steps = steps[(steps >= first) & (steps <= last)]
         if len(steps) > POINTS and any(len(curve.steps) != len(self.curves[0].steps) for curve in self.curves):
@@ -200,7 +200,7 @@ def read_metric(path: Path, metric: str) -> tuple[list[str], SeedCurve]:
             try:
                 step, value = float(cells[0]), float(cells[column])
             except ValueError as error:
-                raise UserError(f"{path}: damaged: line {number} holds what is no number") from error
+                raise UserError(f"{path}: damaged: line {number} holds something that is not a number") from error
             if math.isfinite(value):
                 points[step] = value
     steps = sorted(points)
@@ -214,7 +214,7 @@ def _tell(group: Group, metric: str) -> None:
     differing = differences(group.runs)
     if differing:
         what, mend = some(differing[:5]), f"--group …,{differing[0]}"
-        warn(f"{group.name}: {len(group.runs)} runs that differ in {what} make one line; {mend} parts them")
+        warn(f"{group.name}: {len(group.runs)} runs that differ in {what} make one line; {mend} separates them")
     last = min((curve.steps[-1] for curve in group.curves), default=0)
     if group.curves and last < group.longest():
         cut = f"up to step {last:.0f}, where its shortest seed ends; the longest ends at {group.longest():.0f}"

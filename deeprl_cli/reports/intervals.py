@@ -1,4 +1,4 @@
-"""What a handful of seeds says: mean, interquartile mean (IQM) and their bootstrap intervals, in numpy alone.
+"""Statistics over a few seeds: mean, interquartile mean (IQM) and their bootstrap intervals, with numpy only.
 
 After Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical Precipice". Shapes: N values,
 such as one return per seed, along axis 0; further axes, such as the points of a curve, are kept.

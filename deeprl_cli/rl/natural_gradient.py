@@ -1,4 +1,7 @@
-"""Solving for a natural gradient without its matrix, each seed by itself. Shapes: vectors `(S, P)`, numbers `(S,)`."""
+"""Computes natural gradients without building the Fisher matrix, for each seed separately.
+
+Shapes: vectors `(S, P)`, numbers `(S,)`.
+"""
 
 from __future__ import annotations
 

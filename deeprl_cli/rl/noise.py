@@ -1,4 +1,4 @@
-"""Randomness as data: what a step or an action needs is described by a Noise, drawn outside in blocks, handed in.
+"""Randomness as data: a Noise describes the random numbers of a step or an action; they are drawn in blocks outside it.
 
 One generator per seed and purpose, on the CPU: a seed draws the same numbers alone and beside others, on every
 device, compiled or not, and a checkpoint of the generators is a checkpoint of all that will be drawn.

@@ -1,4 +1,4 @@
-"""TD targets, the critics drawn to them, and target networks. C critics are twins, or one alone (C = 1)."""
+"""TD targets, the critics that learn them, and target networks. There are C critics: two, or only one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves on the disk, and getting it back: folder, configuration, logs, checkpoints, weights and hashes.
+"""What a run writes to disk, and reading it back: folder, configuration, logs, checkpoints, weights and hashes.
 
 Opening a run executes nothing. What is written when, `training/` decides.
 """

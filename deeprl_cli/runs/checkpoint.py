@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and safe to open: safetensors for tensors, JSON for the rest, no pickle.
+"""Checkpoints that are always complete and safe to open: safetensors for tensors, JSON for the rest, no pickle.
 
 A checkpoint is a folder. `manifest.json` names the data files, their sizes and SHA-256, and holds the state as a JSON
 tree in which `{"$tensor": key}` stands for a tensor of the state file. Saving writes new files under new names first

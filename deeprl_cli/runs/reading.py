@@ -1,4 +1,4 @@
-"""A run as it is read back: its folder and checked configuration, and whether opening it would run code of its own."""
+"""Reading a run back: its folder and checked configuration, and whether opening it would run code."""
 
 from __future__ import annotations
 

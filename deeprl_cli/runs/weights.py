@@ -1,4 +1,4 @@
-"""The weights that a run has kept, put into a policy: each seed's best, or those of the last checkpoint."""
+"""Loads the saved weights of a run into a policy: each seed's best, or those of the last checkpoint."""
 
 from __future__ import annotations
 

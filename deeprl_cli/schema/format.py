@@ -1,4 +1,4 @@
-"""The format of a run's `config.yaml`, and what brings an older one up to date. No torch here.
+"""The format of a run's `config.yaml`, and how an older one is brought up to date. No torch here.
 
 A run keeps the configuration of its day. When a key is added, removed or renamed, FORMAT goes up by one, and ADDED (or
 a function of MOVED) says what an older file means in today's words: what an addition does unless asked, it did then.

@@ -1,4 +1,4 @@
-"""Numbers as people write them, and as they are to be written: `1M`, `100,000`, `10%`, `1e–3`."""
+"""Numbers as people write them, and how deeprl wants them: `1M`, `100,000`, `10%`, `1e–3`."""
 
 from __future__ import annotations
 

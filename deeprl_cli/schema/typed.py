@@ -1,4 +1,4 @@
-"""Plain mappings to typed dataclasses, every key, type and range checked. Knows no field of ours: `run.py` does."""
+"""Plain mappings to typed dataclasses, every key, type and range checked. The fields themselves are in `run.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervised loop: minibatches of steps that the environment itself demonstrates; none is acted in.
+"""The supervised loop: minibatches of steps that the environment demonstrates; nothing is played.
 
 Shapes: S seeds, M steps in a minibatch. Steps count demonstrated steps of one seed.
 

@@ -1,4 +1,4 @@
-"""What is said when a run fails: where it stopped, which checkpoint stands, and how to go on."""
+"""The message when a run fails: where it stopped, which checkpoint there is, and how to go on."""
 
 from __future__ import annotations
 

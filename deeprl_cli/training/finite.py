@@ -1,4 +1,4 @@
-"""Updates that aren't finite: who is told of them, when a run ends over them, and which tensor is named then.
+"""Updates that are not finite: when they are reported, when they end a run, and which tensor is named.
 
 An optimiser leaves out a seed whose gradient holds NaN or infinity and counts it (`Optimiser.skipped`). Everything here
 happens when a run logs or writes a checkpoint, from those counts: a step costs nothing.

@@ -1,4 +1,4 @@
-"""Everything that can be known to fail before a run is built, and what was seen of its environment on the way."""
+"""Finds everything that is bound to fail before a run is built, and returns what it saw of the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The on-policy loop: T steps of every environment, then an update from them alone."""
+"""The on-policy loop: T steps of every environment, then an update from these steps only."""
 
 from __future__ import annotations
 

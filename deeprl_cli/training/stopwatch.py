@@ -1,4 +1,4 @@
-"""Time spent on one thing, with pauses."""
+"""A stopwatch that can be paused."""
 
 from __future__ import annotations
 

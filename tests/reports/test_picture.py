@@ -98,7 +98,7 @@ def test_groups_by_algorithm_or_any_key(capsys):
         ("Acrobot-v1", "a2c", 1),
         ("CartPole-v1", "ppo", 6),
     ]
-    assert "3 runs that differ in algo.lr make one line; --group …,algo.lr parts them" in capsys.readouterr().err
+    assert "3 runs that differ in algo.lr make one line; --group …,algo.lr separates them" in capsys.readouterr().err
     labels = [g.label for g in groups("runs", keys=("algo", "algo.lr"))]
     assert labels == ["a2c lr=0.001", "ppo lr=0.1", "ppo lr=9.0", "ppo lr=10.0"]
     assert capsys.readouterr().err == ""
