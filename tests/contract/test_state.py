@@ -74,8 +74,11 @@ def test_weights_of_one_seed_act_alike_in_another_instance(name):
 
 def assert_compiled_equals_eager(name, action, backend):
     torch._dynamo.reset()
-    # one small layer: tracing, which is what takes the time here, gains nothing from more
-    eager, compiled = (Learner(make_algorithm(name, action, options=["algo.hidden=[8]"])) for _ in range(2))
+    # one small layer, loops of two turns: tracing, which is what takes the time here, gains nothing from more
+    options = ["algo.hidden=[8]"]
+    if name == "trpo":
+        options += ["algo.cg_iterations=2", "algo.backtrack_steps=2"]
+    eager, compiled = (Learner(make_algorithm(name, action, options=options)) for _ in range(2))
     announced = []
     compiled.algorithm.compile_graphs(GraphCompiler(announced.append, backend=backend))
     counters = torch._dynamo.utils.counters["stats"]

@@ -4,17 +4,14 @@ well-behaved twin, or says in a line why not."""
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from deeprl_cli.cli import main
 from deeprl_cli.commands.resume import resume
 from deeprl_cli.commands.verify import verify
 from deeprl_cli.config.compose import load_config
@@ -28,8 +25,6 @@ from deeprl_cli.training.run import train
 from tests.contract.harness import short_run
 from tests.envs.conftest import config
 from tests.envs.odd import Lonely
-
-ROOT = Path(__file__).parents[2]
 
 
 def trained(run: Path, *options: str, env: str = "test/Odd-v0", algo: str = "ppo") -> Path:
@@ -165,7 +160,9 @@ def test_every_file_lies_where_the_program_was_started(when, tmp_path, monkeypat
     assert read_summary(tmp_path / "here")["total_steps"] == 480
 
 
-def test_json_is_json_whatever_is_printed(tmp_path):
+def test_json_is_json_whatever_is_printed(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "loud.py").write_text(
         "import os, gymnasium as gym\n"
         "from gymnasium.envs.classic_control import CartPoleEnv\n"
@@ -176,11 +173,10 @@ def test_json_is_json_whatever_is_printed(tmp_path):
         "gym.register('Loud-v0', Loud, max_episode_steps=20)\n"
     )
     small = ["tuned=none", "total_steps=64", "algo.num_envs=2", "algo.rollout_length=32", "eval.final_episodes=2"]
-    command = [sys.executable, "-m", "deeprl_cli"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": True}
-    subprocess.run([*command, "train", "algo=ppo", "env=loud:Loud-v0", *small, "run_dir=run"], **options)
-    done = subprocess.run([*command, "eval", "run", "--trust", "--json", "--checkpoint", "last"], **options)
-    assert json.loads(done.stdout)["env"] == "loud:Loud-v0"
-    assert "a step" in done.stderr
-    assert "from below" in done.stderr
+    main(["train", "algo=ppo", "env=loud:Loud-v0", *small, "run_dir=run"])
+    capfd.readouterr()
+    main(["eval", "run", "--trust", "--json", "--checkpoint", "last"])
+    out, err = capfd.readouterr()
+    assert json.loads(out)["env"] == "loud:Loud-v0"
+    assert "a step" in err
+    assert "from below" in err

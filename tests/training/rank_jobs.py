@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     jobs = json.loads((folder / "jobs.json").read_text())
     torch.set_num_threads(1)
-    hw.GraphCompiler.__init__.__defaults__ = ("aot_eager",)  # traced as ever; C++ would take half a minute
+    hw.GraphCompiler = partial(hw.GraphCompiler, backend="aot_eager")  # traced as ever; C++ would take half a minute
     os.environ["MASTER_PORT"] = str(jobs["ports"].pop())
     found = arithmetic()
     (folder / f"arithmetic-{os.environ['RANK']}.json").write_text(json.dumps(found))

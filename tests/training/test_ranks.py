@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from deeprl_cli.rl.returns import explained_variance, normalise
 from deeprl_cli.runs.checkpoint import load_checkpoint
 from deeprl_cli.runs.reading import read_run
 from deeprl_cli.training.assemble import training_envs
-from deeprl_cli.training.launch import check_ranks, counted
+from deeprl_cli.training.launch import _max_restarts, check_ranks, counted
 from deeprl_cli.training.run import train
 from tests.training.rank_jobs import samples
 
@@ -316,6 +316,27 @@ def job() -> Iterator[type[Job]]:
         assert not left, "a process outlived the test"
 
 
+@pytest.fixture
+def launch(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """`deeprl` with its launcher in this process, which has torch already: exit code and output, of the ranks too.
+
+    For what ends by itself; what is sent signals is a `job`."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        before, code = set(descendants(os.getpid())), 0
+        capfd.readouterr()
+        try:
+            main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        assert not any(alive(pid) for pid in set(descendants(os.getpid())) - before), "a rank outlived its launcher"
+        out, err = capfd.readouterr()
+        return code, err + out
+
+    return run
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -327,7 +348,7 @@ def last(run: Path) -> Path:
     return run / "checkpoints" / "last" / "manifest.json"
 
 
-def test_a_run_is_launched_stopped_resumed_and_evaluated(job, tmp_path, capsys):
+def test_a_run_is_launched_stopped_resumed_and_evaluated(job, launch, tmp_path):
     """Ctrl-C ends all ranks at one step, with a checkpoint, and leaves no process; resumed, the run ends as it would
     have: the chain of hashes of its weights is the unbroken run's."""
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -344,20 +365,19 @@ def test_a_run_is_launched_stopped_resumed_and_evaluated(job, tmp_path, capsys):
     assert summary["total_steps"] == stopped
 
     steps = (stopped // 64 + 4) * 64
-    second = job("resume", str(run), f"total_steps={steps}")
-    code, output = second.end()
+    code, output = launch("resume", str(run), f"total_steps={steps}")
     assert code == 0, output
     assert f"goes on from step {stopped}" in output
-    unbroken = job("train", *RUN, f"total_steps={steps}", f"horizon={ENDLESS[0].partition('=')[2]}", f"run_dir={whole}")
-    code, output = unbroken.end()
+    horizon = f"horizon={ENDLESS[0].partition('=')[2]}"
+    code, output = launch("train", *RUN, f"total_steps={steps}", horizon, f"run_dir={whole}")
     assert code == 0, output
     assert (run / "weights.sha256").read_text() == (whole / "weights.sha256").read_text()
-    main(["eval", str(run), "--checkpoint", "last", "--episodes", "3", "--json"])
-    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["episodes"] == 3
+    _, output = launch("eval", str(run), "--checkpoint", "last", "--episodes", "3", "--json")
+    assert json.loads(output.strip().splitlines()[-1])["episodes"] == 3
     assert read_run(run)[1].hardware.ranks == 2
 
 
-def test_a_rank_that_is_killed(job, tmp_path):
+def test_a_rank_that_is_killed(job, launch, tmp_path):
     """All start again from the last checkpoint, and the run ends as if nothing had happened."""
     options = [*RUN, "total_steps=1920", "checkpoint.every=128"]
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -373,16 +393,20 @@ def test_a_rank_that_is_killed(job, tmp_path):
     assert "Traceback" not in output
     assert "exitcode" not in output  # the agent's own words
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
-    code, output = job("train", *options, f"run_dir={whole}").end()
+    code, output = launch("train", *options, f"run_dir={whole}")
     assert code == 0, output
     assert (run / "weights.sha256").read_text() == (whole / "weights.sha256").read_text()
 
 
-@pytest.mark.parametrize("option", ["hardware.max_restarts=0", "hardware.on_death=fail"])
-def test_no_more_restarts(option, job, tmp_path):
+@pytest.mark.parametrize(("option", "count"), [("max_restarts=0", 0), ("on_death=fail", 0), ("max_restarts=2", 2)])
+def test_how_often_ranks_are_started_again(option, count):
+    assert _max_restarts(load_config([*RUN, f"hardware.{option}"])) == count
+
+
+def test_no_more_restarts(job, tmp_path):
     """One line, an exit code, a summary that says so, and a checkpoint to resume from."""
     run = tmp_path / "run"
-    broken = job("train", *RUN, *ENDLESS, option, f"run_dir={run}")
+    broken = job("train", *RUN, *ENDLESS, "hardware.on_death=fail", f"run_dir={run}")
     broken.wait_for(last(run))
     os.kill(broken.ranks()[0], signal.SIGKILL)
     code, output = broken.end()
@@ -395,8 +419,8 @@ def test_no_more_restarts(option, job, tmp_path):
     assert f"the last whole checkpoint is of step {step}" in line
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["total_steps"]) == ("failed", step)
-    code, output = job("resume", str(run), f"total_steps={step + 128}").end()
-    assert code == 0, output
+    resume(run, ["hardware=cpu", f"total_steps={step + 128}"])
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
 BROKEN = """
@@ -424,14 +448,15 @@ gym.register("Broken-v0", Broken, max_episode_steps=500)
 
 
 @pytest.mark.parametrize(("how", "code", "tracebacks"), [("nan", 2, 0), ("raise", 1, 2)])
-def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, job, tmp_path, monkeypatch):
+def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, launch, tmp_path, monkeypatch):
     """What the user can mend is one line; an exception has its traceback, from the rank that it came to."""
     (tmp_path / "broken_env.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
     options = [option for option in RUN if not option.startswith("env=")]
-    failing = job("train", *options, *ENDLESS, "env=broken_env:Broken-v0", f"+env.kwargs.how={how}", f"run_dir={run}")
-    found, output = failing.end()
+    broken = ["env=broken_env:Broken-v0", f"+env.kwargs.how={how}"]
+    found, output = launch("train", *options, *ENDLESS, *broken, f"run_dir={run}")
     assert found == code, output
     assert output.count("Traceback") <= tracebacks
     assert ("the game is broken" if how == "raise" else "returned NaN or infinity in its reward") in output
@@ -439,7 +464,7 @@ def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, job, t
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 
 
-def test_torchrun_and_verify(job, tmp_path):
+def test_torchrun_and_verify(job, launch, tmp_path):
     """Started by torch's own program, processes become ranks, of which one talks; `deeprl verify` has ranks, too."""
     run = tmp_path / "run"
     command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "deeprl_cli")
@@ -449,10 +474,10 @@ def test_torchrun_and_verify(job, tmp_path):
     assert output.count("finished: 640 steps") == 1
     lines = (run / "weights.sha256").read_text().splitlines()
     (run / "weights.sha256").write_text("\n".join([*lines[:4], lines[4][:-8] + "00000000", ""]))
-    code, output = job("verify", str(run), "--steps", "300").end()
+    code, output = launch("verify", str(run), "--steps", "300")
     assert code == 0, output
     assert "reproduced: all 4 hashes" in output
-    code, output = job("verify", str(run)).end()
+    code, output = launch("verify", str(run))
     assert code == 1, output
     assert "NOT reproduced: other weights at step 320; the same up to step 256" in output
 
@@ -460,7 +485,7 @@ def test_torchrun_and_verify(job, tmp_path):
 def test_compiled_ranks(job, tmp_path):
     """By inductor, with its C++ wrapper: the weights are those of one eager process, to float tolerance."""
     run, alone = tmp_path / "run", tmp_path / "alone"
-    options = [option for option in RUN if not option.startswith("hardware")]
+    options = [option for option in RUN if not option.startswith(("hardware", "algo.hidden"))] + ["algo.hidden=[8]"]
     compiled = ["hardware=multiprocess", "hardware.ranks=2", "hardware.compile=true"]
     one = job("train", *options, *compiled, "total_steps=640", f"run_dir={run}")
     output, _ = one.process.communicate(timeout=600)
@@ -471,13 +496,13 @@ def test_compiled_ranks(job, tmp_path):
             torch.testing.assert_close(weights(run)[key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
-def test_resumed_with_another_number_of_ranks(job, tmp_path):
+def test_resumed_with_another_number_of_ranks(launch, tmp_path):
     """A checkpoint is that of one process: two ranks' run goes on in one, and in four."""
     run = tmp_path / "run"
-    code, output = job("train", *RUN, "total_steps=640", f"run_dir={run}").end()
+    code, output = launch("train", *RUN, "total_steps=640", f"run_dir={run}")
     assert code == 0, output
     resume(run, ["hardware=cpu", "total_steps=1280"])
-    code, output = job("resume", str(run), "hardware=multiprocess", "hardware.ranks=4", "total_steps=1920").end()
+    code, output = launch("resume", str(run), "hardware=multiprocess", "hardware.ranks=4", "total_steps=1920")
     assert code == 0, output
     assert "4 ranks, 1 of 4 environments each" in output
     (curve,) = curves(run).values()
