@@ -18,7 +18,7 @@ from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.exploration import Exploration
+from deeprl_cli.rl.exploration import Exploration, StateDependentNoise
 from deeprl_cli.rl.noise import Noise
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.values import Values
@@ -171,6 +171,9 @@ class Algorithm(nn.Module):
         progress = done(steps, horizon)
         for optimiser in self.optimisers():
             optimiser.set_progress(progress)
+        for part in self.children():
+            if isinstance(part, StateDependentNoise):
+                part.begin()  # an update is to come
         self.explore_at(progress)
 
     def explore_at(self, progress: float | Tensor) -> None:

@@ -18,17 +18,31 @@ from torch import Tensor
 
 from deeprl_cli.algorithm import Algorithm, Members, Metrics, NoiseSpec, Transition, average
 from deeprl_cli.envs.spec import EnvSpec
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.nets.build import NetworkFactory
+from deeprl_cli.nets.modules import PLAIN, PolicyStart
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.rl.distributions import Distribution, PolicyHead
-from deeprl_cli.rl.exploration import Exploration, ExplorationConfig
-from deeprl_cli.rl.noise import normal
+from deeprl_cli.rl.exploration import Exploration, ExplorationConfig, SDEConfig, StateDependentNoise
+from deeprl_cli.rl.noise import Noise, normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import REDUCTIONS, AdvantageEstimator, mean
 from deeprl_cli.rl.targets import PolyakConfig, critic_losses, q_values
+from deeprl_cli.rl.values import Number, spread
 from deeprl_cli.schema.run import AlgoConfig, NetworkConfig, SubepisodeConfig
 from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat
 
 # --- policies with a value function ---------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class PolicyOptions:
+    """How a policy's network starts, and explores continuous actions. Empty slots: as of AdvantageOptions."""
+
+    __slots__ = ()
+    orthogonal: bool
+    log_std_init: PerMember[float]
+    sde: SDEConfig
 
 
 class PolicyGradient(Algorithm):
@@ -46,20 +60,51 @@ class PolicyGradient(Algorithm):
     def __init__(self, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
         super().__init__(config, network, spec, members)
         self.head = PolicyHead(spec.action_space)
+        self.start = PLAIN
+        if isinstance(config, PolicyOptions):
+            self.start = PolicyStart(config.log_std_init, config.orthogonal, config.sde.enabled)
+
+    @classmethod
+    def check(cls, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec) -> None:
+        super().check(config, network, spec)
+        if isinstance(config, PolicyOptions):
+            check_sde(config, config.sde, network, spec)
 
     def make_actor(self) -> Stacked:
-        head, make = self.head, self.make_network
-        return Stacked(lambda: make.policy(head.size, log_std=head.has_log_std), self.seeds, name="actor")
+        head, make, start = self.head, self.make_network, self.start
+        return self.explores(
+            Stacked(lambda: make.policy(head.size, log_std=head.has_log_std, start=start), self.seeds, name="actor")
+        )
 
     def make_critic(self) -> Stacked:
-        return Stacked(lambda: self.make_network(1, head_gain=1.0), self.seeds, name="critic")
+        gain = 1.0 if self.start.orthogonal else None
+        return Stacked(lambda: self.make_network(1, head_gain=gain), self.seeds, name="critic")
 
     def make_actor_critic(self) -> Stacked:
-        head, make = self.head, self.make_network
-        return Stacked(lambda: make.actor_critic(head.size, log_std=head.has_log_std), self.seeds, name="model")
+        head, make, start = self.head, self.make_network, self.start
+        return self.explores(
+            Stacked(
+                lambda: make.actor_critic(head.size, log_std=head.has_log_std, start=start), self.seeds, name="model"
+            )
+        )
+
+    def explores(self, network: Stacked) -> Stacked:
+        """The policy's network, with what its exploration needs to remember."""
+        if isinstance(self.config, PolicyOptions) and self.head.has_log_std:
+            starts_at(network, self.hp.log_std_init)
+        if isinstance(self.config, PolicyOptions) and self.start.sde:
+            self.state_noise = StateDependentNoise(
+                len(self.seeds), self.config.num_envs, network.shapes["log_std"], self.config.sde.sample_every
+            )
+        return network
+
+    @property
+    def act_noise(self) -> Noise:
+        """What an action takes."""
+        return normal(*self.state_noise.matrix.shape[2:]) if self.start.sde else self.head.noise
 
     def noise_spec(self) -> NoiseSpec:
-        return NoiseSpec(act=self.head.noise, step={})
+        return NoiseSpec(act=self.act_noise, step={})
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> Distribution:
         """π(s, ·) for obs `(S, B, *obs)`; `params` (from `views()`) to differentiate with respect to."""
@@ -81,9 +126,35 @@ class PolicyGradient(Algorithm):
         return self.advantage(rollout.reward, value, next_value, *ends, gamma, lam).flatten(1)
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """a ~ π(s, ·), or the most likely one; under state-dependent exploration μ(s) + φ(s)ᵀW, `noise` then
+        `(S, B, F, A)`."""
         with torch.no_grad():
+            if noise is not None and self.start.sde:
+                network = self.model if self.joint else self.actor
+                mean, features = network(obs, part="explore").tensor_split([noise.shape[-1]], -1)
+                noisy: Tensor = mean + self.state_noise(features, network.views()["log_std"], noise)
+                return noisy
             pi = self.policy(obs)
         return pi.mode() if noise is None else pi.sample(noise)
+
+
+@torch.no_grad()
+def starts_at(network: Stacked, log_std: Number) -> None:
+    """Each member's policy starts with its own log σ."""
+    view = network.views()["log_std"]
+    view.copy_(torch.as_tensor(spread(log_std, view)).expand_as(view))
+
+
+def check_sde(config: AlgoConfig, sde: SDEConfig, network: NetworkConfig, spec: EnvSpec) -> None:
+    """Raise ConfigError where nothing can be explored by state-dependent noise."""
+    if not sde.enabled:
+        return
+    if not isinstance(spec.action_space, Box):
+        raise ConfigError(
+            f"algo.sde.enabled=true is noise on continuous actions, and {spec.id} has "
+            f"{type(spec.action_space).__name__} ones: use algo.sde.enabled=false"
+        )
+    NetworkFactory(spec.observation_space, network, config.hidden, config.activation).check_hidden_features()
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deeprl_cli.algorithm import Loop, Members, Metrics, Transition
 from deeprl_cli.envs.spec import EnvSpec
-from deeprl_cli.families import SubepisodeActorCritic, SubepisodeActorCriticConfig
+from deeprl_cli.families import PolicyOptions, SubepisodeActorCritic, SubepisodeActorCriticConfig
 from deeprl_cli.rl.objectives import squared_error
 from deeprl_cli.rl.returns import AdvantageOptions, advantage_estimator, explained_variance, normalise
 from deeprl_cli.schema.run import AlgoConfig, NetworkConfig
@@ -21,7 +21,7 @@ from deeprl_cli.schema.typed import PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
-class A2CConfig(AdvantageOptions, SubepisodeActorCriticConfig):
+class A2CConfig(AdvantageOptions, PolicyOptions, SubepisodeActorCriticConfig):
     subepisodes: Literal["fixed", "terminal"]
     bootstrap: Literal["online", "target"]
     target_every: PositiveInt

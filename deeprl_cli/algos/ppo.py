@@ -15,7 +15,7 @@ from torch import Tensor
 from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.families import PolicyGradient
+from deeprl_cli.families import PolicyGradient, PolicyOptions
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.kl import ESTIMATORS, KLConfig, adapt, k3
 from deeprl_cli.rl.noise import bits, permutation
@@ -29,7 +29,7 @@ from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, 
 
 
 @dataclass(kw_only=True, slots=True)
-class PPOConfig(AdvantageOptions, RolloutConfig):
+class PPOConfig(AdvantageOptions, PolicyOptions, RolloutConfig):
     lr: PerMember[PositiveFloat]
     batch_size: PositiveInt
     minibatch: Literal["epochs", "sample"]
@@ -99,7 +99,7 @@ class PPO(PolicyGradient):
     def noise_spec(self) -> NoiseSpec:
         c = self.config
         shuffled, drawn = permutation(c.epochs, c.samples_per_update), bits(c.steps_per_update, c.batch_size)
-        return NoiseSpec(act=self.head.noise, step={"index": shuffled if c.minibatch == "epochs" else drawn})
+        return NoiseSpec(act=self.act_noise, step={"index": shuffled if c.minibatch == "epochs" else drawn})
 
     def set_progress(self, steps: int | Tensor, horizon: int) -> None:
         super().set_progress(steps, horizon)

@@ -15,17 +15,25 @@ from torch import Tensor, nn
 
 from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition
 from deeprl_cli.envs.spec import EnvSpec
-from deeprl_cli.families import OffPolicyActorCritic, OffPolicyActorCriticConfig
+from deeprl_cli.families import OffPolicyActorCritic, OffPolicyActorCriticConfig, check_sde, starts_at
+from deeprl_cli.nets.modules import SquashedPolicyNetwork
 from deeprl_cli.nets.stacked import Stacked
-from deeprl_cli.rl.distributions import SquashedGaussian
-from deeprl_cli.rl.exploration import Exploration
+from deeprl_cli.rl.distributions import SquashedGaussian, StateDependentGaussian
+from deeprl_cli.rl.exploration import Exploration, SDEConfig, StateDependentNoise
 from deeprl_cli.rl.noise import normal
 from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.rl.returns import mean
 from deeprl_cli.rl.targets import polyak_update, q_values, td_target
 from deeprl_cli.rl.values import Number
-from deeprl_cli.schema.run import NetworkConfig
+from deeprl_cli.schema.run import AlgoConfig, NetworkConfig
 from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat
+
+
+@dataclass(kw_only=True, slots=True)
+class SquashedSDEConfig(SDEConfig):
+    warm_up: bool
+    log_std_init: PerMember[float]
+    clip_mean: PositiveFloat
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,6 +43,11 @@ class SACConfig(OffPolicyActorCriticConfig):
     alpha: PerMember[NonNegativeFloat | Literal["auto"]]
     alpha_init: PerMember[PositiveFloat]
     target_entropy: PerMember[float | Literal["auto"]]
+    sde: SquashedSDEConfig
+
+    @property
+    def acts_in_warm_up(self) -> bool:
+        return self.sde.enabled and self.sde.warm_up
 
 
 class SAC(OffPolicyActorCritic):
@@ -47,7 +60,11 @@ class SAC(OffPolicyActorCritic):
     def __init__(self, config: SACConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:
         super().__init__(config, network, spec, members)
         c = config
-        self.actor = Stacked(lambda: self.make_network(2 * self.size), self.seeds, name="actor")  # θ: μ and log σ
+        self.actor = Stacked(self.make_actor, self.seeds, name="actor")  # θ: μ and log σ
+        if c.sde.enabled:
+            starts_at(self.actor, self.hp.sde_log_std_init)
+            shape = self.actor.shapes["log_std"]
+            self.state_noise = StateDependentNoise(len(members), c.num_envs, shape, c.sde.sample_every)
         # w₁, w₂
         self.critic = Stacked(lambda: self.make_network(1, extra=self.size), self.seeds, c.critics, name="critic")
         self.critic_target = self.critic.target()  # wᵗᵃʳᵍᵉᵗ ← w
@@ -61,26 +78,51 @@ class SAC(OffPolicyActorCritic):
         self.alpha_optimiser = Optimiser(c, self.hp, "lr_alpha", [self.log_alpha])
         self.exploration = Exploration(c.exploration, self.hp, len(members), c.num_envs, self.size)
 
+    @classmethod
+    def check(cls, config: AlgoConfig, network: NetworkConfig, spec: EnvSpec) -> None:
+        super().check(config, network, spec)
+        assert isinstance(config, SACConfig)
+        check_sde(config, config.sde, network, spec)
+
+    def make_actor(self) -> nn.Module:
+        sde = self.config.sde
+        if not sde.enabled:
+            return self.make_network(2 * self.size)
+        return SquashedPolicyNetwork(self.make_network, self.size, sde.log_std_init, sde.clip_mean)
+
     def noise_spec(self) -> NoiseSpec:
+        own = len(self.state_noise.matrix[0, 0]) if self.config.sde.enabled else 1  # rows of the policy's own ξ
+        rows = own if self.config.exploration.kind == "none" else own + 1  # the last is exploration's
+        if self.config.sde.enabled:  # one W for the whole minibatch, s and s' alike
+            return NoiseSpec(act=normal(rows, self.size), step={"xi": normal(own, self.size)})
         xi = normal(self.config.batch_size, self.size)
-        rows = 1 if self.config.exploration.kind == "none" else 2  # the policy's own ξ, and exploration's
         return NoiseSpec(act=normal(rows, self.size), step={"xi": xi, "next_xi": xi})
 
     def policy(self, obs: Tensor, params: dict[str, Tensor] | None = None) -> SquashedGaussian:
-        return SquashedGaussian(self.actor(obs, params=params))
+        params = self.actor.views() if params is None else params
+        out = self.actor(obs, params=params)
+        return StateDependentGaussian(out, params["log_std"]) if self.config.sde.enabled else SquashedGaussian(out)
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """a ~ π_θ(s, ·), plus exploration where it is asked for: the last row of `noise` `(S, B, 1 or 2, A)`."""
+        """a ~ π_θ(s, ·), plus exploration where it is asked for: the last row of `noise` `(S, B, rows, A)`."""
         with torch.no_grad():
             pi = self.policy(obs)
-            return pi.mode() if noise is None else self.exploration(pi.sample(noise[..., 0, :]), noise[..., -1, :])
+            if noise is None:
+                return pi.mode()
+            if isinstance(pi, StateDependentGaussian):
+                own = noise[..., : pi.features.shape[-1], :]
+                a = (pi.mean + self.state_noise(pi.features, pi.log_sigma, own)).tanh()
+            else:
+                a = pi.sample(noise[..., 0, :])
+            action: Tensor = self.exploration(a, noise[..., -1, :])
+            return action
 
     def step(self, batch: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """One pass through lines 7–12 of Algorithm 7, for one of the batches B that `update` samples from M (5–6)."""
         alpha = self.log_alpha.detach().exp()
 
         # critics: ∇_{w_i} 1/|B| Σ (Q_{w_i}(s, a) − y)²                                          (line 9)
-        metrics = self.fit_critics(batch, self.target(batch, noise["next_xi"], alpha))
+        metrics = self.fit_critics(batch, self.target(batch, noise.get("next_xi", noise["xi"]), alpha))
 
         # actor: ∇_θ 1/|B| Σ (min_j Q_{w_j}(s, ã_θ(s)) − α log π_θ(s, ã_θ(s))), ascending        (line 10)
         theta = self.actor.views()

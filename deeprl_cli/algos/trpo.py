@@ -16,7 +16,7 @@ from torch import Tensor
 from deeprl_cli.algorithm import Members, Metrics, NoiseSpec, Transition, average, take
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.families import PolicyGradient
+from deeprl_cli.families import PolicyGradient, PolicyOptions
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.natural_gradient import conjugate_gradient, dot, line_search
 from deeprl_cli.rl.noise import permutation
@@ -28,8 +28,9 @@ from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, 
 
 
 @dataclass(kw_only=True, slots=True)
-class TRPOConfig(AdvantageOptions, RolloutConfig):
+class TRPOConfig(AdvantageOptions, PolicyOptions, RolloutConfig):
     max_kl: PerMember[PositiveFloat]
+    sub_sampling: PositiveInt
     cg_iterations: PositiveInt
     cg_damping: PerMember[NonNegativeFloat]
     backtrack_steps: PositiveInt
@@ -41,6 +42,11 @@ class TRPOConfig(AdvantageOptions, RolloutConfig):
     def validate(self) -> None:
         self.check_minibatches(self.batch_size)
         self.check_advantages(self.samples_per_update, "algo.num_envs=1 algo.rollout_length=1")
+        if self.samples_per_update % self.sub_sampling or self.sub_sampling == self.samples_per_update > 1:
+            raise ConfigError(
+                f"algo.sub_sampling={self.sub_sampling} doesn't divide the {self.samples_per_update} samples of an "
+                "update into several parts: give one that does, such as algo.sub_sampling=2"
+            )
         if self.backtrack_ratio in (0, 1):
             raise ConfigError(
                 f"algo.backtrack_ratio={self.backtrack_ratio:g} doesn't shorten a step that goes too far: give one "
@@ -88,7 +94,7 @@ class TRPO(PolicyGradient):
 
     def noise_spec(self) -> NoiseSpec:
         order = permutation(self.config.epochs, self.config.samples_per_update)
-        return NoiseSpec(act=self.head.noise, step={"order": order})
+        return NoiseSpec(act=self.act_noise, step={"order": order})
 
     def update(self, rollout: Transition, noise: Mapping[str, Tensor]) -> Metrics:
         """max_θ L(θ) subject to mean KL ≤ δ, L taken to first order and KL to second (eq. 14, appendix C); then several
@@ -96,6 +102,9 @@ class TRPO(PolicyGradient):
         c, hp = self.config, self.hp
         samples, targets, metrics = self.gather_experience(rollout)
         targets = ranks.pooled(targets, c.num_envs)  # every rank draws the same minibatches
+        if c.sub_sampling > 1:  # one sample of so many, drawn anew for each update
+            some = noise["order"][:, 0, :: c.sub_sampling]
+            samples = ranks.share_of(take(ranks.pooled(samples, c.num_envs), some))
         surrogate, g = self.gradient(samples)
         x = conjugate_gradient(lambda v: self.fisher(samples, v), g, c.cg_iterations)  # H⁻¹g
         full_step = (2 * hp.max_kl / dot(x, self.fisher(samples, x))).sqrt().unsqueeze(-1) * x  # ½ stepᵀH step = δ

@@ -13,12 +13,14 @@ from deeprl_cli.envs.spec import channels_last
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
 from deeprl_cli.nets.modules import (
+    PLAIN,
     ActorCritic,
     Flatten,
     NatureCNN,
     Network,
     OneHot,
     PolicyNetwork,
+    PolicyStart,
     orthogonal,
     orthogonal_head,
 )
@@ -67,13 +69,21 @@ class NetworkFactory:
             return network
         return orthogonal(network, head_gain)
 
-    def actor_critic(self, out_features: int, *, log_std: bool) -> ActorCritic:
+    def actor_critic(self, out_features: int, *, log_std: bool, start: PolicyStart = PLAIN) -> ActorCritic:
         """A policy head of `out_features` and a state value, sharing their trunk under `network.share`."""
-        return ActorCritic(self, out_features, share=self.share, log_std=log_std)
+        return ActorCritic(self, out_features, share=self.share, log_std=log_std, start=start)
 
-    def policy(self, out_features: int, *, log_std: bool) -> PolicyNetwork:
+    def policy(self, out_features: int, *, log_std: bool, start: PolicyStart = PLAIN) -> PolicyNetwork:
         """A policy head of `out_features` alone, for algorithms without a critic or with one of its own."""
-        return PolicyNetwork(self, out_features, log_std=log_std)
+        return PolicyNetwork(self, out_features, log_std=log_std, start=start)
+
+    def check_hidden_features(self) -> None:
+        """Raise ConfigError for networks without features φ(s) that state-dependent exploration could weigh."""
+        if self.name == "tabular" or self.features != "identity":
+            raise ConfigError(
+                f"algo.sde.enabled=true weighs the features of the last hidden layer, and network={self.name} has "
+                "none: use network=mlp or network=cnn, or algo.sde.enabled=false"
+            )
 
     def check_extra(self) -> None:
         """Raise ConfigError for networks that can't read continuous actions beside the observation."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SDE_EPSILON = 1e-6  # under the root of a state-dependent variance
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -93,44 +95,111 @@ class Network(nn.Module):
         return output
 
 
-class ActorCritic(nn.Module):
-    """A policy and a state value in one module: `forward(obs, part)`, part `policy` `(B, P)` or `value` `(B,)`.
+class PolicyStart(NamedTuple):
+    """How a policy's network begins: its log standard deviation, orthogonal weights (`head_gain`) or torch's own.
 
-    `share` gives both one trunk with two heads (the deck: "V̂ and π' may share parameters"). `log_std` adds a
-    state-independent log standard deviation for each of the `out_features` means, so that P is twice as wide.
+    `sde`: generalised state-dependent exploration (Raffin et al. 2021), log σ a matrix `(F, A)` over the F features of
+    the last hidden layer and the A actions.
     """
 
-    def __init__(self, make: Callable[..., nn.Module], out_features: int, *, share: bool, log_std: bool) -> None:
-        super().__init__()
-        self.actor = make(out_features, head_gain=0.01)
-        if share:
-            assert isinstance(self.actor, Network)
-            self.critic: nn.Module = orthogonal_head(nn.Linear(self.actor.head.in_features, 1), 1.0)
-        else:
-            self.critic = make(1, head_gain=1.0)
-        self.share = share
-        self.log_std = nn.Parameter(torch.zeros(out_features)) if log_std else None
+    log_std: float = 0.0
+    orthogonal: bool = True
+    sde: bool = False
 
-    def forward(self, obs: Tensor, part: str) -> Tensor:
-        if part == "value":
-            value: Tensor = self.critic(self.actor.features(obs) if self.share else obs)  # type: ignore[operator]
-            return value.squeeze(-1)
-        logits: Tensor = self.actor(obs)
-        return logits if self.log_std is None else torch.cat((logits, self.log_std.expand_as(logits)), -1)
+
+PLAIN = PolicyStart()
 
 
 class PolicyNetwork(nn.Module):
     """A policy alone: obs to `(B, P)`. Its parameters have the names of an ActorCritic's policy, so that the weights of
-    one start the other (`init_from`)."""
+    one start the other (`init_from`).
 
-    def __init__(self, make: Callable[..., nn.Module], out_features: int, *, log_std: bool) -> None:
+    `log_std` adds a log standard deviation for each of the `out_features` means, so that P is twice as wide: one number
+    a mean, the same for all states, or under `start.sde` that of φ(s)ᵀW, W ~ N(0, σ²), through which no gradient
+    reaches φ. Part `explore` is then the means and φ(s), `(B, A + F)`.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., nn.Module],
+        out_features: int,
+        *,
+        log_std: bool,
+        start: PolicyStart = PLAIN,
+    ) -> None:
         super().__init__()
-        self.actor = make(out_features, head_gain=0.01)
-        self.log_std = nn.Parameter(torch.zeros(out_features)) if log_std else None
+        self.actor = make(out_features, head_gain=0.01 if start.orthogonal else None)
+        self.sde = log_std and start.sde
+        shape: tuple[int, ...] = (out_features,)
+        if self.sde:
+            assert isinstance(self.actor, Network)
+            shape = (self.actor.head.in_features, out_features)
+        self.log_std = nn.Parameter(torch.full(shape, start.log_std)) if log_std else None
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, part: str = "policy") -> Tensor:
+        if self.sde:
+            features = self.actor.features(obs)  # type: ignore[operator]
+            means = self.actor.head(features)  # type: ignore[operator]
+            assert self.log_std is not None
+            second = features if part == "explore" else state_dependent_log_std(features.detach(), self.log_std)
+            return torch.cat((means, second), -1)
         logits: Tensor = self.actor(obs)
         return logits if self.log_std is None else torch.cat((logits, self.log_std.expand_as(logits)), -1)
+
+
+class ActorCritic(PolicyNetwork):
+    """A policy and a state value in one module: `forward(obs, part)`, part `policy` `(B, P)` or `value` `(B,)`.
+
+    `share` gives both one trunk with two heads (the deck: "V̂ and π' may share parameters").
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., nn.Module],
+        out_features: int,
+        *,
+        share: bool,
+        log_std: bool,
+        start: PolicyStart = PLAIN,
+    ) -> None:
+        super().__init__(make, out_features, log_std=log_std, start=start)
+        if share:
+            assert isinstance(self.actor, Network)
+            head = nn.Linear(self.actor.head.in_features, 1)
+            self.critic: nn.Module = orthogonal_head(head, 1.0) if start.orthogonal else head
+        else:
+            self.critic = make(1, head_gain=1.0 if start.orthogonal else None)
+        self.share = share
+
+    def forward(self, obs: Tensor, part: str = "policy") -> Tensor:
+        if part == "value":
+            value: Tensor = self.critic(self.actor.features(obs) if self.share else obs)  # type: ignore[operator]
+            return value.squeeze(-1)
+        return super().forward(obs, part)
+
+
+class SquashedPolicyNetwork(nn.Module):
+    """SAC's policy under generalised state-dependent exploration: obs to means, log standard deviations and features
+    φ(s), `(B, 2A + F)`. Gradients reach φ through both; means stay within ±`clip_mean`, where tanh is not yet flat (as
+    SB3 has it)."""
+
+    def __init__(self, make: Callable[..., nn.Module], size: int, log_std: float, clip_mean: float) -> None:
+        super().__init__()
+        self.actor = make(size)
+        assert isinstance(self.actor, Network)
+        self.log_std = nn.Parameter(torch.full((self.actor.head.in_features, size), log_std))
+        self.clip_mean = clip_mean
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features = self.actor.features(obs)  # type: ignore[operator]
+        means = self.actor.head(features).clamp(-self.clip_mean, self.clip_mean)  # type: ignore[operator]
+        return torch.cat((means, state_dependent_log_std(features, self.log_std), features), -1)
+
+
+def state_dependent_log_std(features: Tensor, log_std: Tensor) -> Tensor:
+    """log of the standard deviation of φᵀW with W ~ N(0, σ²): ½ log(φ² σ² + 1e-6), `(B, A)` for φ `(B, F)` and log σ
+    `(F, A)` (Raffin et al. 2021, eq. 9; SB3's 1e-6)."""
+    return 0.5 * (features.square() @ (2 * log_std).exp() + SDE_EPSILON).log()
 
 
 def orthogonal_head(layer: nn.Linear, gain: float) -> nn.Linear:

@@ -148,6 +148,26 @@ class SquashedGaussian:
         return self.mean.tanh()
 
 
+class StateDependentGaussian(SquashedGaussian):
+    """tanh(μ(s) + φ(s)ᵀW), W = σ ⊙ ξ: one matrix for all states of a batch (gSDE, Raffin et al. 2021).
+
+    From `(…, 2A + F)`: means, log standard deviations of φᵀW, features φ; and log σ `(…, F, A)`. Noise ξ: standard
+    normal `(…, F, A)`."""
+
+    def __init__(self, params: Tensor, log_sigma: Tensor) -> None:
+        size = log_sigma.shape[-1]
+        self.mean, self.log_std, self.features = params.tensor_split([size, 2 * size], -1)
+        self.log_sigma = log_sigma
+
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """As of SquashedGaussian. The density is that of one action, whatever W the others of the batch share."""
+        offset = self.features @ (self.log_sigma.exp() * noise)
+        z = offset * (-self.log_std).exp()
+        log_normal = -0.5 * z * z - self.log_std - HALF_LOG_2PI
+        u = self.mean + offset
+        return u.tanh(), (log_normal - log_tanh_derivative(u)).sum(-1)
+
+
 def log_tanh_derivative(u: Tensor) -> Tensor:
     """log(1 − tanh² u), exact for large |u|, where the difference itself rounds to nothing (SAC, appendix C)."""
     return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
@@ -189,5 +209,6 @@ __all__ = [
     "Noise",
     "PolicyHead",
     "SquashedGaussian",
+    "StateDependentGaussian",
     "log_tanh_derivative",
 ]

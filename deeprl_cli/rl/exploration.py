@@ -1,4 +1,5 @@
-"""Exploration: ε-soft policies over discrete actions (deck, "Greedy and soft policy"), noise on continuous ones."""
+"""Exploration: ε-soft policies over discrete actions (deck, "Greedy and soft policy"), noise on continuous ones, the
+same for all states or dependent on them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes.ranks import share_size
 from deeprl_cli.rl.values import Values, on, one_each, spread
-from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, UnitInterval
+from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -166,3 +167,49 @@ class Exploration(nn.Module):
         """The process starts again from 0 where `ended` `(S, num_envs)`."""
         if self.config.kind == "ou":
             self.x.mul_(~ended.unsqueeze(-1))
+
+
+@dataclass(kw_only=True, slots=True)
+class SDEConfig:
+    """Generalised state-dependent exploration. `sample_every`: steps after which another matrix W is drawn, beside the
+    one that every rollout begins with; null: no other."""
+
+    enabled: bool
+    sample_every: PositiveInt | None
+
+
+class StateDependentNoise(nn.Module):
+    """φ(s)ᵀW: noise that is a function of the state while W `(S, num_envs, F, A)`, each environment's own, stays the
+    same (Raffin et al. 2021). W = σ ⊙ ξ is drawn for the first step after `begin()`, and every `sample_every` steps.
+
+    A batch of another size, as an evaluation with noise has it, draws W for each step and leaves the one kept alone.
+    """
+
+    per_env = ("matrix",)
+    matrix: Tensor
+    t: Tensor
+
+    def __init__(self, num_seeds: int, num_envs: int, shape: Sequence[int], sample_every: int | None) -> None:
+        super().__init__()
+        self.num_envs, self.sample_every = share_size(num_envs), sample_every
+        self.register_buffer("matrix", torch.zeros(num_seeds, self.num_envs, *shape))
+        self.register_buffer("t", torch.zeros(num_seeds, dtype=torch.int64))  # steps since `begin()`
+
+    def forward(self, features: Tensor, log_std: Tensor, xi: Tensor) -> Tensor:
+        """`(S, B, A)` for φ `(S, B, F)`, log σ `(S, F, A)` and standard normal numbers `(S, B, F, A)`."""
+        drawn = log_std.exp().unsqueeze(1) * xi
+        if xi.shape[1] != self.num_envs:
+            return weighed(features, drawn)
+        due = self.t == 0 if self.sample_every is None else self.t % self.sample_every == 0
+        self.matrix.copy_(torch.where(due.view(-1, 1, 1, 1), drawn, self.matrix))
+        self.t.add_(1)
+        return weighed(features, self.matrix)
+
+    def begin(self) -> None:
+        """Another W is due: the policy has learned, and its σ moved."""
+        self.t.zero_()
+
+
+def weighed(features: Tensor, matrix: Tensor) -> Tensor:
+    """φᵀW, `(…, A)` for φ `(…, F)` and W `(…, F, A)`."""
+    return (features.unsqueeze(-1) * matrix).sum(-2)

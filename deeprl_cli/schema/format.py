@@ -44,6 +44,7 @@ _IDENTITY = {
     "tilings": 8,
     "bins": 8,
 }
+_NO_SDE = {"orthogonal": True, "log_std_init": 0.0, "sde": {"enabled": False, "sample_every": None}}
 # format -> where -> the keys that it brought there, with the values that mean "as before". A place is a group ("" is
 # the top), or one option of a group, `group=option`.
 ADDED: dict[int, dict[str, dict[str, Any]]] = {
@@ -67,7 +68,21 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         "network=linear": _IDENTITY,
     },
     3: {"env": {"generators": "shared", "origin": None}, "eval": {"max_steps": 10_000}},
-    4: {"": {"tuned": None, "name": None, "tags": []}},
+    4: {
+        "": {"tuned": None, "name": None, "tags": []},
+        "algo=ppo": _NO_SDE,
+        "algo=a2c": _NO_SDE,
+        "algo=trpo": {**_NO_SDE, "sub_sampling": 1},
+        "algo=sac": {
+            "sde": {
+                "enabled": False,
+                "sample_every": None,
+                "warm_up": False,
+                "log_std_init": -3.0,
+                "clip_mean": 2.0,
+            }
+        },
+    },
 }
 
 

@@ -263,6 +263,11 @@ class ReplayConfig(AlgoConfig):
     train_every: PositiveInt
     gradient_steps: PositiveInt
 
+    @property
+    def acts_in_warm_up(self) -> bool:
+        """Whether the policy acts before `learning_starts`, in the place of uniform random actions."""
+        return False
+
     def validate(self) -> None:
         if self.batch_size > self.buffer_capacity:
             raise ConfigError(

@@ -43,7 +43,7 @@ class ReplayTrainer(Trainer):
 
     def iterate(self) -> None:
         obs = self.obs
-        warming_up = self.steps < self.algo.learning_starts
+        warming_up = self.steps < self.algo.learning_starts and not self.algo.acts_in_warm_up
         self.doing = self.warm_up if warming_up else ""
         actions = self.random_actions() if warming_up else self.act(obs)
         step = self.env_step(actions)

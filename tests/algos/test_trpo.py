@@ -132,6 +132,23 @@ def test_the_policys_step_comes_before_the_values():
         assert torch.equal(order.sort(1).values, torch.arange(16).expand(3, 16))
 
 
+def test_a_step_from_a_part_of_the_samples():
+    """One in four of them, the first epoch's order says which; the critic fits all."""
+    algorithm = make_algorithm("trpo", options=["algo.sub_sampling=4"])
+    learner, rollout, samples = gathered(algorithm)
+    noise = learner.noise.next()
+    picked = noise["order"][:, 0, ::4]
+    seen = []
+    gradient, fit = algorithm.gradient, algorithm.fit_value
+    algorithm.gradient = lambda some: seen.append(some.advantage) or gradient(some)
+    fitted = []
+    algorithm.fit_value = lambda targets, minibatch: fitted.append(minibatch) or fit(targets, minibatch)
+    algorithm.update(rollout, noise)
+    assert seen[0].shape == (3, samples.advantage.shape[1] // 4)
+    assert torch.equal(seen[0], samples.advantage.gather(1, picked))
+    assert sorted(torch.cat(fitted[:2], 1)[0].tolist()) == list(range(samples.advantage.shape[1]))
+
+
 def test_refusals():
     """A shared network, a ratio that shortens nothing."""
     cfg = load_config(["algo=trpo", "tuned=none", "network.share=true"])

@@ -179,7 +179,7 @@ def test_config_text_shows_the_whole_or_a_part():
         (["algo.gama=0.9"], "unknown key 'algo.gama'; did you mean 'algo.gamma'?"),
         (["gama=0.9"], "did you mean 'algo.gamma'?"),
         (["clip_eps=0.1"], "unknown key 'clip_eps'; did you mean 'algo.clip_eps'?"),
-        (["enabled=true"], "did you mean 'env.atari.enabled'?"),
+        (["enabled=true"], "did you mean 'algo.sde.enabled' or 'env.atari.enabled'?"),
         (["env.enabled=true"], "did you mean 'env.atari.enabled'?"),
         (["environment=CartPole-v1"], "did you mean 'env'?"),
         (["algorithm=sac"], "did you mean 'algo'?"),

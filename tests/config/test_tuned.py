@@ -49,14 +49,15 @@ KEYS = {
     "exploration_final_eps": ["algo.epsilon.end"],
     "noise_type": ["algo.exploration.kind"],
     "noise_std": ["algo.exploration.sigma"],
+    "use_sde": ["algo.sde.enabled"],
+    "sde_sample_freq": ["algo.sde.sample_every"],
+    "use_sde_at_warmup": ["algo.sde.warm_up"],
+    "sub_sampling_factor": ["algo.sub_sampling"],
     "optimizer": ["algo.optim"],
     "optimizer_eps": ["algo.optim_eps"],
 }
 RATES = {"sac": ["lr_actor", "lr_critic", "lr_alpha"], "td3": ["lr_actor", "lr_critic"], "trpo": ["lr_critic"]}
 RATES["ddpg"] = RATES["td3"]
-# not here yet
-LATER = {"use_sde", "sde_sample_freq", "use_sde_at_warmup", "log_std_init", "orthogonal", "sub_sampling_factor"}
-LATER |= {"critic_layers"}
 HOW_STORED = {"optimize_memory_usage"}  # says how a memory is kept, not what is learnt
 
 # ours differ here: pair -> our key -> why
@@ -74,6 +75,10 @@ EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
         ],
         CHOSEN_HERE,
     ),
+    ("ppo", "Pendulum-v1"): dict.fromkeys(["algo.sde.enabled", "algo.sde.sample_every"], CHOSEN_HERE),
+    ("trpo", "Pendulum-v1"): dict.fromkeys(["algo.sde.enabled", "algo.sde.sample_every"], CHOSEN_HERE),
+    ("a2c", "Pendulum-v1"): dict.fromkeys(["algo.sde.enabled", "algo.log_std_init", "algo.orthogonal"], CHOSEN_HERE),
+    ("sac", "MountainCarContinuous-v0"): dict.fromkeys(["algo.sde.enabled", "algo.sde.log_std_init"], CHOSEN_HERE),
     ("ppo", "CarRacing-v3"): dict.fromkeys(["algo.hidden", "algo.activation"], "behind convolutions: network.hidden"),
     ("sac", "CarRacing-v3"): {"algo.normalize_obs": "its images are bytes, which networks scale"},
 }
@@ -91,7 +96,7 @@ def expected(algo: str, published: dict[str, Any]) -> dict[str, Any]:
     published = {**PUBLISHED["defaults"][algo], **published}
     ours: dict[str, Any] = {}
     for key, value in published.items():
-        if key in HOW_STORED | LATER:
+        if key in HOW_STORED:
             continue
         if key == "learning_rate":
             falls = isinstance(value, dict)
@@ -106,6 +111,10 @@ def expected(algo: str, published: dict[str, Any]) -> dict[str, Any]:
             ours["algo.rho"] = round(1 - value, 9)
         elif key == "ent_coef" and algo == "sac":
             ours["algo.alpha"] = value
+        elif key == "log_std_init":
+            ours["algo.sde.log_std_init" if algo == "sac" else "algo.log_std_init"] = value
+        elif key == "critic_layers":  # the actor's, in all of them
+            assert value == published["layers"]
         elif key == "use_rms_prop":
             ours["algo.optim"] = "rmsprop"
         elif key == "noise_type":

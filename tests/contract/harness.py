@@ -83,6 +83,7 @@ WITH = {
 # options whose alternatives aren't a list of words, and so aren't found by `literal_options`
 MORE_OPTIONS = {
     "ppo": [
+        "algo.orthogonal=false algo.log_std_init=-2",
         "algo.normalize_advantage=false",
         "network.share=true",
         "algo.minibatch=sample algo.updates=3 algo.batch_size=5",
@@ -95,6 +96,8 @@ MORE_OPTIONS = {
         "algo.kl.mode=penalty algo.kl.estimator=k1 algo.kl.where=reward algo.kl.ref=initial",
     ],
     "sac": [
+        "algo.sde.enabled=true algo.sde.sample_every=2 algo.sde.log_std_init=-1 algo.sde.warm_up=true",
+        "algo.sde.enabled=true algo.exploration.kind=ou",
         "algo.alpha=0.2",
         "algo.target_entropy=-0.5",
         "algo.rho=null algo.tau=0.1",
@@ -109,12 +112,14 @@ MORE_OPTIONS = {
     ],
     "actor_critic": ["algo.gamma_t=true", "algo.rollout_length=1", "algo.accumulate_steps=3"],
     "a2c": [
+        "algo.orthogonal=false algo.log_std_init=0.5",
         "algo.advantage=nstep algo.nstep=3 algo.normalize_advantage=true",
         "algo.subepisodes=terminal algo.bootstrap=target algo.target_every=50 algo.ent_coef=0.1",
         "algo.gae_lambda=0.9 algo.bootstrap=target algo.target_every=50",
         "network.share=true",
         "algo.subepisodes_per_update=2",
     ],
+    "trpo": ["algo.sub_sampling=4 algo.orthogonal=false algo.log_std_init=-1"],
     "grpo": [
         "algo.updates=2 algo.num_envs=4 algo.gamma=0.9 algo.ent_coef=0.1",
         "algo.updates=2 algo.kl.coef=0.5 algo.ref_sync_every=2",
@@ -129,6 +134,13 @@ MORE_OPTIONS = {
 ENVIRONMENTS = {spaces.Discrete: "CartPole-v1", spaces.Box: "Pendulum-v1"}  # to train on, by action space
 IMITATORS = {"bc"}  # learn from demonstrations: rewards and ends mean nothing to them, no episode is played in training
 
+# with everything on that a policy of continuous actions may have: they act in a Box
+STATE_DEPENDENT = {
+    "ppo": "algo.sde.enabled=true algo.sde.sample_every=3 algo.log_std_init=-1 algo.orthogonal=false",
+    "a2c": "algo.sde.enabled=true algo.log_std_init=-1 algo.orthogonal=false network.share=true",
+    "trpo": "algo.sde.enabled=true algo.sde.sample_every=2 algo.log_std_init=-1 algo.sub_sampling=2",
+    "sac": "algo.sde.enabled=true algo.sde.sample_every=3 algo.sde.log_std_init=-1 algo.sde.warm_up=true",
+}
 PAIRS = [(name, kind.__name__) for name in algorithm_names() for kind in get_algorithm(name).action_spaces]
 ALGORITHMS = algorithm_names()
 

@@ -72,10 +72,10 @@ def test_weights_of_one_seed_act_alike_in_another_instance(name):
         other.load_weights(0, weights)
 
 
-def assert_compiled_equals_eager(name, action, backend):
+def assert_compiled_equals_eager(name, action, backend, options=()):
     torch._dynamo.reset()
     # one small layer, loops of two turns: tracing, which is what takes the time here, gains nothing from more
-    options = ["algo.hidden=[8]"]
+    options = ["algo.hidden=[8]", *options]
     if name == "trpo":
         options += ["algo.cg_iterations=2", "algo.backtrack_steps=2"]
     eager, compiled = (Learner(make_algorithm(name, action, options=options)) for _ in range(2))

@@ -136,6 +136,10 @@ def logged(trainer):
 )
 def test_n_and_n_steps_equal_2n(name, options, tmp_path):
     """Saved after N steps and loaded into a new trainer, the next N end in the same state and curves, bit for bit."""
+    assert_goes_on(name, options, tmp_path)
+
+
+def assert_goes_on(name, options, tmp_path):
     cfg = resumable(name, *options)
     iterations = {"rollout": 9, "episodes": 5, "replay": 45, "demonstrations": 45}[
         get_algorithm(name).loop_for(cfg.algo)
