@@ -77,6 +77,7 @@ class Algorithm(nn.Module):
     action_spaces: ClassVar[tuple[type[gym.Space[Any]], ...]]
     bounded_actions: ClassVar[bool] = False  # a policy squashed into [−1, 1] needs Box actions with finite bounds
     joint: ClassVar[bool] = False  # policy and V are one network, which may share layers (`network.share`)
+    has_critic: ClassVar[bool] = False  # beside its actor, with layers of its own (`network.hidden_critic`)
     asynchronous: ClassVar[bool] = False  # it may train in workers over shared weights (training/worker.py)
     networks: ClassVar[tuple[str, ...]] = ("tabular", "linear", "mlp", "cnn", "transformer")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
@@ -124,6 +125,9 @@ class Algorithm(nn.Module):
                 f"network.share=true joins a policy and its state value V in one network, and algo={config.name} has "
                 "no V, or an optimiser for each: use network.share=false, or algo=a2c or algo=ppo"
             )
+        if factory.hidden_critic is not None and (factory.share or not cls.has_critic):
+            why = "network.share=true leaves the critic no layers" if factory.share else "it has no critic"
+            raise ConfigError(f"network.hidden_critic: algo={config.name}: {why}: use network.hidden_critic=null")
         if cls.loop == "replay" and isinstance(spec.action_space, Box):
             factory.check_extra()  # a critic Q(s, a) reads them beside the observation
         if config.normalize_obs and factory.bounded:

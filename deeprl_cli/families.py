@@ -52,6 +52,7 @@ class PolicyGradient(Algorithm):
     """
 
     action_spaces = (Discrete, Box, MultiDiscrete, MultiBinary)
+    has_critic = True
     actor: Stacked
     critic: Stacked
     model: Stacked
@@ -78,7 +79,7 @@ class PolicyGradient(Algorithm):
 
     def make_critic(self) -> Stacked:
         gain = 1.0 if self.start.orthogonal else None
-        return Stacked(lambda: self.make_network(1, head_gain=gain), self.seeds, name="critic")
+        return Stacked(lambda: self.make_network(1, head_gain=gain, critic=True), self.seeds, name="critic")
 
     def make_actor_critic(self) -> Stacked:
         head, make, start = self.head, self.make_network, self.start
@@ -240,6 +241,7 @@ class OffPolicyActorCritic(OffPolicy):
 
     action_spaces = (Box,)
     bounded_actions = True
+    has_critic = True
     config: OffPolicyActorCriticConfig
     actor: Stacked
     critic: Stacked

@@ -30,6 +30,7 @@ class BC(PolicyGradient):
     """Supervised warm-up, not RL: imitates the environment's demonstrations (any actions)."""
 
     loop = "demonstrations"
+    has_critic = False
     reference = "Pomerleau 1991"
     Config = BCConfig
     config: BCConfig

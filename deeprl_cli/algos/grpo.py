@@ -85,6 +85,7 @@ class GRPO(PolicyGradient):
     """Policy optimisation without a critic: episodes against the mean of their group (any actions)."""
 
     loop = "episodes"
+    has_critic = False
     graphs = ("act", "gather_experience", "step")
     reference = 'deck, "GRPO"'
     Config = GRPOConfig

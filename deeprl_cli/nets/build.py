@@ -45,23 +45,29 @@ class NetworkFactory:
         self.features = config.features if isinstance(config, LinearConfig) else "identity"
         self.bounded = self.features not in ("identity", "onehot")
         self.hidden: list[int] = []
+        self.hidden_critic: list[int] | None = None
         self.activation = activation
         self.share = isinstance(config, LayersConfig | TransformerConfig) and config.share
         if isinstance(config, LayersConfig):
             self.hidden = list(config.hidden if config.hidden is not None else hidden)
             if self.name == "cnn" and config.hidden is None:
                 self.hidden = [512]  # the fully connected layer of Mnih et al. (2015)
+            self.hidden_critic = config.hidden_critic
             self.activation = config.activation or ("relu" if self.name == "cnn" else activation)
-        self._make = self._maker(config)
+        self._make = self._maker(config, self.hidden)
+        self._make_critic = self._make if self.hidden_critic is None else self._maker(config, self.hidden_critic)
 
-    def __call__(self, out_features: int, *, extra: int = 0, head_gain: float | None = None) -> nn.Module:
-        """Output `(B, out_features)`; `extra` inputs join after the encoder; a `head_gain` asks for orthogonal.
+    def __call__(
+        self, out_features: int, *, extra: int = 0, head_gain: float | None = None, critic: bool = False
+    ) -> nn.Module:
+        """Output `(B, out_features)`; `extra` inputs join after the encoder; a `head_gain` asks for orthogonal. A
+        `critic`, as what reads an `extra` action is, has layers of its own where it was given some.
 
         Tables and weights of features start at zero either way. Raises ConfigError where the network takes no `extra`.
         """
         if extra:
             self.check_extra()
-        network = self._make(out_features, extra)
+        network = (self._make_critic if critic or extra else self._make)(out_features, extra)
         if head_gain is None or not isinstance(network, Network):
             return network
         if self.name == "transformer":  # whose blocks have a start of their own
@@ -94,7 +100,7 @@ class NetworkFactory:
                 "network.features=identity; or an algorithm whose networks read observations alone, such as algo=ppo"
             )
 
-    def _maker(self, config: NetworkConfig) -> Callable[[int, int], nn.Module]:
+    def _maker(self, config: NetworkConfig, hidden: list[int]) -> Callable[[int, int], nn.Module]:
         """(out_features, extra) to a module; everything that can be wrong is found here."""
         if self.name == "tabular":
             sizes = sizes_of(self.space)
@@ -109,7 +115,7 @@ class NetworkFactory:
             if self.features != "identity":
                 return _feature_maker(self.space, config)
         encoder = self._transformer_maker(config) if isinstance(config, TransformerConfig) else self.encoder
-        return lambda out, extra: Network(encoder(), extra, self.hidden, out, self.activation)
+        return lambda out, extra: Network(encoder(), extra, hidden, out, self.activation)
 
     def _transformer_maker(self, config: TransformerConfig) -> Callable[[], Transformer]:
         values, length = sizes_of(self.space)[0], len(sizes_of(self.space))

@@ -168,7 +168,7 @@ class ActorCritic(PolicyNetwork):
             head = nn.Linear(self.actor.head.in_features, 1)
             self.critic: nn.Module = orthogonal_head(head, 1.0) if start.orthogonal else head
         else:
-            self.critic = make(1, head_gain=1.0 if start.orthogonal else None)
+            self.critic = make(1, head_gain=1.0 if start.orthogonal else None, critic=True)
         self.share = share
 
     def forward(self, obs: Tensor, part: str = "policy") -> Tensor:

@@ -70,6 +70,9 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
     3: {"env": {"generators": "shared", "origin": None}, "eval": {"max_steps": 10_000}},
     4: {
         "": {"tuned": None, "name": None, "tags": []},
+        "network=auto": {"hidden_critic": None},
+        "network=mlp": {"hidden_critic": None},
+        "network=cnn": {"hidden_critic": None},
         "algo=ppo": _NO_SDE,
         "algo=a2c": _NO_SDE,
         "algo=trpo": {**_NO_SDE, "sub_sampling": 1},

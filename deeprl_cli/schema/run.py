@@ -54,9 +54,11 @@ class NetworkConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LayersConfig(NetworkConfig):
-    """`hidden` and `activation` left null take the algorithm's own (`algo.hidden`, `algo.activation`)."""
+    """`hidden` and `activation` left null take the algorithm's own (`algo.hidden`, `algo.activation`), `hidden_critic`
+    those of `hidden`."""
 
     hidden: list[PositiveInt] | None
+    hidden_critic: list[PositiveInt] | None
     activation: Literal["relu", "tanh", "gelu", "silu"] | None
     share: bool
 

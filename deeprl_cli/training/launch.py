@@ -145,6 +145,11 @@ def check_ranks(cfg: RunConfig) -> None:
             f"algo.num_envs={algo.num_envs} environments can't be shared equally by {count} ranks: give "
             f"algo.num_envs={_nearest(algo.num_envs, count)}"
         )
+    if isinstance(algo, ReplayConfig) and getattr(getattr(algo, "sde", None), "enabled", False):
+        raise ConfigError(
+            f"algo.sde.enabled=true: algo={algo.name} weighs a whole minibatch by one matrix, which ranks don't share: "
+            "use algo.sde.enabled=false, or hardware=cpu"
+        )
     batch = getattr(algo, "batch_size", None)
     if batch is not None and batch % count:
         whole = algo.samples_per_update if isinstance(algo, RolloutConfig) else None

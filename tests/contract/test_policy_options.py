@@ -21,7 +21,7 @@ from tests.contract.harness import (
     make_algorithm,
     state,
 )
-from tests.contract.test_seed_axis import assert_together_equals_alone
+from tests.contract.test_seed_axis import assert_members_equal_each_alone, assert_together_equals_alone
 from tests.contract.test_state import assert_compiled_equals_eager
 from tests.contract.test_training import assert_goes_on
 
@@ -46,6 +46,11 @@ def test_every_algorithm_that_has_it_is_tested():
 @pytest.mark.parametrize("name", NAMES)
 def test_together_equals_alone(name):
     assert_together_equals_alone(name, "Box", STATE_DEPENDENT[name].split(), updates=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_with_starts_of_their_own_equal_each_alone(name):
+    assert_members_equal_each_alone(name, "Box", STATE_DEPENDENT[name].split())
 
 
 @pytest.mark.parametrize("name", NAMES)

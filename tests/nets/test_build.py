@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.config.compose import load_config
-from deeprl_cli.envs.spec import Image, channels_last
+from deeprl_cli.envs.spec import EnvSpec, Image, channels_last
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory, resolve_name
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
@@ -376,3 +377,34 @@ def test_everything_is_made_where_the_observations_are(space, overrides):
     space.seed(0)
     obs = torch.from_numpy(np.stack([space.sample() for _ in range(6)])).unflatten(0, (2, 3)).to("meta")
     assert Stacked(lambda: make(4), [0, 1]).to("meta")(obs).shape == (2, 3, 4)
+
+
+def test_a_critic_may_have_layers_of_its_own():
+    """Of V beside a policy, and of Q(s, a); null: those of the actor."""
+    make = factory(VECTOR, "network.hidden_critic=[7]")
+    model = make.actor_critic(3, log_std=False)
+    assert [layer.out_features for layer in model.actor.layers] == [16, 8]
+    assert [layer.out_features for layer in model.critic.layers] == [7]
+    assert [layer.out_features for layer in make(1, extra=2).layers] == [7]
+    assert [layer.out_features for layer in factory().actor_critic(3, log_std=False).critic.layers] == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "actions", "says"),
+    [
+        (["algo=dqn"], gym.spaces.Discrete(2), "algo=dqn: it has no critic"),
+        (["algo=ppo", "network.share=true"], gym.spaces.Discrete(2), "leaves the critic no layers"),
+        (["algo=grpo"], gym.spaces.Discrete(2), "it has no critic"),
+        (["algo=sac"], gym.spaces.Box(-1.0, 1.0, (2,)), None),
+        (["algo=trpo"], gym.spaces.Discrete(2), None),
+    ],
+)
+def test_layers_of_a_critic_need_one(overrides, actions, says):
+    cfg = load_config([*overrides, "tuned=none", "network.hidden_critic=[7]"])
+    algorithm, spec = get_algorithm(cfg.algo.name), EnvSpec("Test-v0", VECTOR, actions)
+    if says is not None:
+        with pytest.raises(ConfigError, match=says):
+            algorithm.check(cfg.algo, cfg.network, spec)
+        return
+    critic = algorithm(cfg.algo, cfg.network, spec, [0]).critic
+    assert critic.views()["layers.0.weight"].shape[-2] == 7
