@@ -22,6 +22,8 @@ deeprl: deep reinforcement learning from the command line.
   deeprl list algos|envs|networks|hardware    what you can choose from
   deeprl bench classic                        train a suite, and compare its returns with bars
   deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
+  deeprl list runs                            your runs: status, steps, return
+  deeprl compare runs/a --against runs/b      do they differ, and how sure is that?
   deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure is that?
   tensorboard --logdir runs                   look at the curves in your browser
 

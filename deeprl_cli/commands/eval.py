@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deeprl_cli.commands.arguments import Parser, natural, positive, stdout_for
 from deeprl_cli.errors import UserError, warn
+from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import find_run, seed_in
+from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 
 Report = dict[str, Any]
 
@@ -28,6 +30,7 @@ class Wanted:
     trust: bool = False
     video: Path | None = None
     filmed: int = 1
+    chosen: bool = False  # of many, by the episodes that a run ends with: play others
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -64,12 +67,48 @@ def run(arguments: Sequence[str]) -> int:
         video=flags.video,
         filmed=flags.video_episodes or 1,
     )
+    sweeps = [path for path in flags.runs if (path.expanduser() / SWEEP_NAME).is_file()]
     with stdout_for(flags.json) as tell:
+        if sweeps:
+            if len(flags.runs) > 1:
+                raise UserError(f"{sweeps[0]}: is a sweep: name it alone")
+            return _evaluate_best(sweeps[0].expanduser(), replace(wanted, chosen=True), flags.json, tell)
         if len(flags.runs) == 1:
             report, notes = evaluate_run(flags.runs[0], wanted)
             tell(json.dumps(report) if flags.json else in_lines(report, notes))
             return 0
         return _evaluate_several(flags.runs, wanted, flags.json, tell)
+
+
+def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> int:
+    """The runs of a sweep's best setting on episodes that chose neither it nor their checkpoints."""
+    from deeprl_cli.reports.cells import interval, number
+    from deeprl_cli.reports.intervals import estimates
+    from deeprl_cli.runs.sweep_folder import read_sweep, run_of
+    from deeprl_cli.sweeps.ranking import best_of, ranked
+
+    policy = wanted.checkpoint or "last"
+    wanted = replace(wanted, checkpoint=policy)
+    told = []
+    for row in best_of(ranked(read_sweep(folder).jobs, policy)):
+        reports = []
+        for job in row.setting.done:
+            run = run_of(folder, job)
+            assert run is not None
+            reports.append(evaluate_run(run, wanted)[0])
+        found = estimates([mean for report in reports for mean in report["return_mean"]])
+        before = row.by(policy) or {}
+        told.append({"values": row.setting.values, **found, "in_the_sweep": before, "runs": reports})
+        if not as_json:
+            tell(table(reports))
+            tell(f"{row.name}, {policy} policy, {wanted.episodes} episodes that chose nothing:")
+            spread, was = interval(found["iqm_ci95"]), number(before.get("iqm"))
+            tell(f"IQM {number(found['iqm'])}, 95% interval {spread}; in the sweep it was {was}")
+    if not told:
+        raise UserError(f"{folder}: no run of this sweep is done yet")
+    if as_json:
+        tell(json.dumps(told))
+    return 0
 
 
 def _evaluate_several(runs: Sequence[Path], wanted: Wanted, as_json: bool, tell: Any) -> int:
@@ -92,6 +131,7 @@ def _evaluate_several(runs: Sequence[Path], wanted: Wanted, as_json: bool, tell:
 
 def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     """What the policies of the run at `path` earn, and further lines to be shown. Raises UserError."""
+    path = find(path)
     find_run(path)  # a mistyped folder is told before torch is loaded
 
     import torch
@@ -105,11 +145,9 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
     from deeprl_cli.policy import make_policy
     from deeprl_cli.rl.noise import NoiseStream
-    from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.runs.weights import has_best, load_best, load_last
 
-    path = find(path)
     run, cfg = read_run(path)
     check_trust(run, cfg, wanted.trust)
     seeds = cfg.seed_list
@@ -121,7 +159,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
         videos.check(cfg)
     torch.set_num_threads(1)  # one small batch after another: more threads only wait for each other
     # Seeds of its own: neither the episodes of training nor those that chose the best checkpoint.
-    fresh = [s + FRESH for s in seeds]
+    fresh = [s + FRESH * (1 + wanted.chosen) for s in seeds]
     with staying() as here, closing(eval_envs(cfg, fresh, wanted.episodes), cfg.env.id) as envs:
         policy, home = make_policy(cfg, envs.spec), here / run
         if checkpoint == "best":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.commands.list_runs import SORTS, list_runs
 from deeprl_cli.config.files import group_options, summary
 from deeprl_cli.errors import UserError, did_you_mean
 from deeprl_cli.processes.cores import available_cores
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from deeprl_cli.algorithm import Algorithm
 
-KINDS = ("algos", "envs", "networks", "hardware", "tuned")
+KINDS = ("algos", "envs", "networks", "hardware", "tuned", "runs")
 DESCRIBED = 8  # environments few enough to be made, so that their spaces can be shown
 NAMED = 12  # ids of one kind named before the rest is counted
 ON_JAX = ("phys2d", "tabular")  # gymnasium's own that compute with jax, which it doesn't bring
@@ -79,7 +80,14 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "filter", nargs="?", default="", help="only names that contain this text; if few are left, they are described"
     )
+    parser.add_argument("--sort", choices=SORTS, help="of runs: the column that orders them (age)")
+    parser.add_argument("--json", action="store_true", help="of runs: print them as JSON")
     flags = parser.parse_args(arguments)
+    if flags.what == "runs":
+        list_runs(flags.filter, sort=flags.sort or SORTS[0], as_json=flags.json)
+        return 0
+    if flags.sort or flags.json:
+        raise UserError("--sort and --json are for runs: deeprl list runs --sort return")
     show(flags.what, flags.filter)
     return 0
 

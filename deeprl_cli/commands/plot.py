@@ -30,9 +30,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--metric", default="eval/return_mean", help="a column of metrics.csv (eval/return_mean)")
     parser.add_argument(
         "--group",
-        default="algo",
         metavar="KEY[,KEY…]",
-        help="one line for each value of: env, algo.lr, run, seed, … (algo)",
+        help="one line for each value of: env, algo.lr, run, seed, … (algo; of a sweep: what varies)",
+    )
+    parser.add_argument(
+        "--over",
+        metavar="KEY[,KEY]",
+        help="of a sweep: the keys over which its return is drawn (where one or two vary)",
     )
     parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="of the seeds (iqm)")
     parser.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of the last N points (1)")
@@ -51,7 +55,52 @@ def run(arguments: Sequence[str]) -> int:
         bars=flags.bar,
         title=flags.title,
     )
+    if len(flags.runs) == 1:
+        plot_returns(flags.runs[0], flags.over, flags.out, flags.title)
+    elif flags.over:
+        raise UserError("--over is for one sweep: name it alone")
     return 0
+
+
+def plot_returns(path: Path, over: str | None, curves: Path | None, title: str | None) -> Path | None:
+    """Draw the return of a sweep over one or two of its keys beside the picture of its curves, print where it is, and
+    return that; None where `path` is no sweep, or has too many keys and none was chosen. Raises UserError."""
+    from deeprl_cli.reports.landscape import Point, draw_returns
+    from deeprl_cli.reports.picture import save
+    from deeprl_cli.runs.catalogue import find
+    from deeprl_cli.runs.sweep_folder import SWEEP_NAME, read_sweep
+    from deeprl_cli.sweeps.ranking import keys_of, ranked
+
+    folder = find(path)
+    if not (folder / SWEEP_NAME).is_file():
+        if over:
+            raise UserError(f"--over {over}: {folder} is no sweep")
+        return None
+    jobs = read_sweep(folder).jobs
+    known = [key for key in keys_of(jobs)[0] if key != "env"]
+    keys = over.split(",") if over else known
+    for key in keys:
+        if key not in known:
+            raise UserError(
+                f"--over {key}: doesn't vary in this sweep{did_you_mean(key, known)}; there are {some(known)}"
+            )
+    if not keys or (len(keys) > 2 and not over):
+        if keys:
+            print(f"{len(keys)} keys vary: --over {keys[0]},{keys[1]} draws the return over two of them")
+        return None
+    if len(keys) > 2:
+        raise UserError(f"--over {over}: one key or two")
+    points = [Point(row.setting.env or "", row.setting.values, row.last) for row in ranked(jobs) if row.last]
+    if not points:
+        return None
+    name = "returns.png" if curves is None else f"{curves.stem}-returns{curves.suffix}"
+    file = (folder if curves is None else curves.expanduser().parent) / name
+    try:
+        save(draw_returns(points, keys, title), file)
+    except OSError as error:
+        raise UserError(f"{file}: can't be written ({error.strerror}): give another --out") from error
+    print(file)
+    return file
 
 
 def plot_runs(
@@ -59,7 +108,7 @@ def plot_runs(
     *,
     out: Path | None,
     metric: str,
-    group: str,
+    group: str | None,
     statistic: str,
     smooth: int,
     bars: Sequence[str],
@@ -68,14 +117,16 @@ def plot_runs(
     """Draw the runs below `paths` and print where the picture is; returns that. Raises UserError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("deeprl plot needs matplotlib: pip install 'deeprl-cli[plot]'")
-    from deeprl_cli.reports.curves import find_runs, read_groups
+    from deeprl_cli.reports.curves import by_default, find_runs, read_groups
     from deeprl_cli.reports.picture import draw, save
 
     file = _file(out, paths, metric)
+    runs = find_runs(paths)
+    group = by_default(runs) if group is None else group
     keys = [key.strip() for key in group.split(",") if key.strip()]
     if not keys:
         raise UserError(f"--group '{group}': name a key of the configuration, for example algo or algo.lr")
-    groups = read_groups(find_runs(paths), metric, keys)
+    groups = read_groups(runs, metric, keys)
     figure = draw(groups, metric, statistic, smooth, _bars(bars, groups), title)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,12 @@ from deeprl_cli.config.messages import dotted_keys, some
 from deeprl_cli.errors import UserError, did_you_mean, warn
 from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import CONFIG_NAME, find_run, read_config
+from deeprl_cli.runs.sweep_folder import SWEEP_NAME, label, read_sweep, run_of, settings
 
 Array = NDArray[np.float64]
 
 SHORT = {"algo": "algo.name", "env": "env.id", "network": "network.name", "hardware": "hardware.name"}
-RUN, SEED = "run", "seed"  # as keys: every run, every seed by itself
+RUN, SEED, SETTING = "run", "seed", "setting"  # as keys: every run, every seed, every setting of a sweep by itself
 POINTS = 400  # of a grid, where seeds were not logged at the same steps
 # two runs that differ in nothing else are the same experiment
 INCIDENTAL = ("seed", "seeds", "run_dir", "name", "tags", "resolved", "hardware", "log", "checkpoint")
@@ -46,6 +47,7 @@ class Run:
     config: dict[str, Any]
     seeds: list[Path]  # the seeds' folders
     name: str = ""  # its path below the folder that holds all runs found with it
+    setting: str = ""  # what it has of the keys that vary over its sweep, other than environment and seed
 
     @property
     def env(self) -> str:
@@ -127,6 +129,8 @@ def _runs_at(path: Path) -> list[Run]:
         return [Run(path.parent, read_config(path.parent), [path])]
     if not path.is_dir() or (path / CONFIG_NAME).is_file():
         return [_run(find_run(path))]
+    if (path / SWEEP_NAME).is_file():
+        return _runs_of_sweep(path)
     found, damaged = [], False
     for folder, below, files in os.walk(path):
         below.sort()
@@ -142,6 +146,25 @@ def _runs_at(path: Path) -> list[Run]:
     with contextlib.suppress(UserError):
         return [_run(find_run(path))]  # a folder inside a run
     return []
+
+
+def _runs_of_sweep(folder: Path) -> list[Run]:
+    """Those that have begun, wherever they are, each with its setting."""
+    found = []
+    for setting in settings(read_sweep(folder).jobs):
+        named = label({key: value for key, value in setting.values.items() if key != "env"})
+        for job in setting.jobs:
+            place = run_of(folder, job)
+            if place is not None and (place / CONFIG_NAME).is_file():
+                run = _run(place)
+                run.setting = named
+                found.append(run)
+    return found
+
+
+def by_default(runs: Sequence[Run]) -> str:
+    """The key that groups runs unless one is named: what a sweep varies, or else the algorithm."""
+    return SETTING if all(run.setting for run in runs) else "algo"
 
 
 def _run(folder: Path) -> Run:
@@ -228,6 +251,11 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if any(one.get(key) != leaves[0].get(key) for one in leaves)]
 
 
+def same_experiment(run: Run) -> str:
+    """The same text for runs whose configurations differ in incidental keys alone."""
+    return json.dumps({key: value for key, value in run.config.items() if key not in INCIDENTAL}, sort_keys=True)
+
+
 def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key in dotted_keys(config) if not isinstance(value := value_at(config, key), Mapping)}
 
@@ -235,11 +263,13 @@ def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(keys: Sequence[str], runs: Sequence[Run]) -> None:
     known = list(dict.fromkeys(key for run in runs for key in dotted_keys(run.config)))
     for key in keys:
-        if key in (RUN, SEED):
+        if key in (RUN, SEED, SETTING):
             continue
         if key not in known:
             whole = [one for one in known if one.endswith(f".{key}")]
-            meant = f"; did you mean '{whole[0]}'?" if whole else did_you_mean(key, [*known, *SHORT, RUN, SEED])
+            meant = (
+                f"; did you mean '{whole[0]}'?" if whole else did_you_mean(key, [*known, *SHORT, RUN, SEED, SETTING])
+            )
             raise UserError(f"--group {key}: no run has this key{meant}")
         inside = [one for one in known if one.startswith(f"{key}.")]
         if inside:
@@ -252,6 +282,9 @@ def _label(run: Run, keys: Sequence[str], seed: Path) -> str:
     for key in keys:
         if key == RUN:
             parts.append(run.name)
+            continue
+        if key == SETTING:
+            parts.append(run.setting or run.name)
             continue
         if key == SEED:
             parts.append(seed.name.replace("_", " "))

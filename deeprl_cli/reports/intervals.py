@@ -65,13 +65,13 @@ def estimates(returns: Sequence[float | None]) -> dict[str, Any]:
     values = np.array([math.nan if value is None else value for value in returns], dtype=np.float64)
     return {
         "returns": list(returns),
-        "mean": _number(mean(values)),
-        "mean_ci95": [_number(end) for end in bootstrap_interval([values], mean)],
-        "iqm": _number(iqm(values)),
-        "iqm_ci95": [_number(end) for end in bootstrap_interval([values], iqm)],
+        "mean": number_or_null(mean(values)),
+        "mean_ci95": [number_or_null(end) for end in bootstrap_interval([values], mean)],
+        "iqm": number_or_null(iqm(values)),
+        "iqm_ci95": [number_or_null(end) for end in bootstrap_interval([values], iqm)],
     }
 
 
-def _number(value: Any) -> float | None:
+def number_or_null(value: Any) -> float | None:
     """A plain float for JSON, which has no NaN."""
     return float(value) if math.isfinite(value) else None

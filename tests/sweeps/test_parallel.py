@@ -169,7 +169,7 @@ def jobs() -> list[dict]:
 def table() -> list[dict]:
     (path,) = Path("runs/sweeps").glob("*/sweep.csv")
     with path.open() as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["row"] == "run"]
 
 
 def needs(launcher: str, request) -> None:

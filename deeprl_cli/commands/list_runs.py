@@ -1,0 +1,93 @@
+"""`deeprl list runs`: the runs below a folder, with their status, steps and return."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deeprl_cli.errors import UserError, warn
+
+SORTS = ("age", "return", "name", "algo", "env", "status", "steps")
+_STYLES = {"running": "cyan", "finished": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
+_PIPED_WIDTH = 160  # columns where there is no terminal to ask
+
+
+def list_runs(filter_text: str, *, sort: str = "age", as_json: bool = False, root: Path = Path("runs")) -> None:
+    """Print the runs below `root` that hold `filter_text` in their name, tags, algorithm, environment, status or path;
+    the newest first, or by another column. Raises UserError where there is none."""
+    from deeprl_cli.runs.catalogue import runs_below
+    from deeprl_cli.runs.overview import overview
+
+    found = []
+    for run in runs_below(root):
+        try:
+            found.append(overview(run))
+        except UserError as error:  # one damaged run doesn't keep the others from being seen
+            warn(f"left out: {error}")
+    wanted = [one for one in found if filter_text.lower() in _words(one)]
+    if not wanted and not as_json:
+        raise UserError(
+            f"no run below {root}/ here: deeprl train … begins one" if not found else f"no run holds '{filter_text}'"
+        )
+    wanted.sort(key=lambda one: _place(one, sort))
+    if as_json:
+        print(json.dumps(wanted))
+    else:
+        _show(wanted, root)
+
+
+def _words(one: Mapping[str, Any]) -> str:
+    return " ".join(str(one[key]) for key in ("name", "tags", "algo", "env", "status", "run")).lower()
+
+
+def _place(one: Mapping[str, Any], sort: str) -> tuple[bool, Any]:
+    """The highest return and the most steps first, else from small to large; what isn't known is last."""
+    value = one[sort]
+    if value is None:
+        return True, 0
+    return False, -value if sort in ("return", "steps") else value
+
+
+def _show(runs: Sequence[Mapping[str, Any]], root: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from deeprl_cli.reports.cells import number
+
+    stream = sys.stdout
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("status", "name", "algo", "env"):
+        table.add_column(title, overflow="fold")
+    for title in ("seeds", "steps", "return", "age"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold", ratio=1)
+    for one in runs:
+        name = " ".join([one["name"] or "", *(f"#{tag}" for tag in one["tags"])]).strip()
+        words = [
+            Text(one["status"], _STYLES.get(one["status"], "")),
+            *map(Text, (name, str(one["algo"]), str(one["env"]))),
+        ]
+        numbers = [str(one["seeds"]), _steps(one), number(one["return"]), age(one["age"])]
+        table.add_row(*words, *numbers, Text(str(Path(one["run"]).relative_to(root))))
+    console.print(table)
+
+
+def _steps(one: Mapping[str, Any]) -> str:
+    """How many, and of how many where it isn't done."""
+    if one["steps"] is None:
+        return "–"
+    whole = one["total_steps"]
+    return f"{one['steps']:,}" if one["status"] == "finished" or not whole else f"{one['steps']:,} of {whole:,}"
+
+
+def age(seconds: float) -> str:
+    """`40 s`, `12 min`, `5 h`, `3 days`."""
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= size * (2 if unit == "days" else 1):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
