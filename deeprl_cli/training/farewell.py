@@ -16,7 +16,7 @@ from deeprl_cli.training.rounding import iteration_of
 
 def span(seeds: Sequence[int]) -> str:
     """`seed 0`, or `seeds 0 to 7`."""
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {min(seeds)} to {max(seeds)}"
+    return f"seed {seeds[0]}" if min(seeds) == max(seeds) else f"seeds {min(seeds)} to {max(seeds)}"
 
 
 def schedule_notes(cfg: RunConfig, done: int) -> list[str]:
