@@ -142,7 +142,7 @@ def test_hydra_stays_at_the_border(library):
 
 def test_tensorboard_is_the_loggers():
     """Nobody else writes event files."""
-    assert users("tensorboard") | users("torch.utils.tensorboard") == {"runs.logger"}
+    assert users("tensorboard") | users("torch.utils.tensorboard") == {"runs.logger", "runs.dashboard"}
 
 
 def test_torch_distributed_is_the_ranks():

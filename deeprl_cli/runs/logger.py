@@ -1,7 +1,7 @@
 """Metrics on the disk: for each seed a folder `seed_<k>` with TensorBoard events and `metrics.csv`.
 
-The only module that knows TensorBoard, of which it uses the event messages alone: TensorBoard's writer takes four times
-as long to import, and can't append to a file. What a checkpoint remembers of the files lets a resumed run cut off what
+It and dashboard.py alone know TensorBoard, of which they use the messages alone: its writer takes four times as long to
+import, and can't append to a file. What a checkpoint remembers of the files lets a resumed run cut off what
 was logged after it and go on in the same files, so nothing is there twice.
 """
 
@@ -27,7 +27,9 @@ from tensorboard.compat.proto import (
 )
 
 from deeprl_cli.errors import UserError
+from deeprl_cli.runs import dashboard
 from deeprl_cli.runs.folder import atomic_write
+from deeprl_cli.schema.run import RunConfig
 
 CSV_NAME = "metrics.csv"
 _EVENTS_NAME = re.compile(r"events\.out\.tfevents\.[A-Za-z0-9._-]+")
@@ -97,6 +99,19 @@ class RunLogger:
         )
         for events in self._events:
             events.add(0, [value])
+
+    def begins(self, cfg: RunConfig, run: str) -> None:
+        """What the run chose, for TensorBoard's HPARAMS tab; nothing without TensorBoard."""
+        for events in self._events:
+            events.add(0, [dashboard.started(cfg, run)])
+
+    def ends(self, step: int, status: str, best: Sequence[float]) -> None:
+        """How the run ended, and the return of each seed's best policy, for the same tab."""
+        for index, events in enumerate(self._events):
+            values = [dashboard.ended(status)]
+            if index < len(best) and math.isfinite(best[index]):
+                values.append(summary_pb2.Summary.Value(tag=dashboard.BEST, simple_value=best[index]))
+            events.add(step, values)
 
     def flush(self) -> dict[str, Any]:
         """Put everything logged on the disk. Returns the files' positions, to keep in a checkpoint:

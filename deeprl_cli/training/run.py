@@ -136,6 +136,7 @@ def carry_out(
                 outlets.append(Outlet(home, logger, WeightsChain(own, links), name))
             if point is None and ranks.rank() == 0:
                 logger.text("config", f"```yaml\n{(home / 'config.yaml').read_text(encoding='utf-8')}```")
+                logger.begins(job, name.name)
 
         def asked() -> bool:
             return signals.requested() or asked_to_stop()
@@ -144,6 +145,8 @@ def carry_out(
             summary = summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status)
             write_summary(own_dirs[trainer.shares.all.index(share)], summary)
             share.outlet.logger.text("status", f"{status} at step {trainer.steps}")  # a curve doesn't say why it ends
+            best = final[1].return_mean[share.members] if final else []
+            share.outlet.logger.ends(trainer.steps, status, best)
             return summary
 
         def ended(share: Share) -> None:
