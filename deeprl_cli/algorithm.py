@@ -161,6 +161,10 @@ class Algorithm(nn.Module):
         is earned from there on, it shows overestimation (deck, "Overestimation bias")."""
         return None
 
+    def state_value(self, obs: Tensor) -> Tensor | None:
+        """V̂(s) `(S, B)`, or the Q̂ of the action that evaluation takes; None where neither is learned."""
+        return self.expected_return(obs)
+
     # --- services ---------------------------------------------------------------------------------------------
 
     def stacks(self) -> dict[str, Stacked]:

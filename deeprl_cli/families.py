@@ -119,6 +119,10 @@ class PolicyGradient(Algorithm):
             return self.model(obs, params=params, part="value")
         return self.critic(obs, params=params).squeeze(-1)
 
+    def state_value(self, obs: Tensor) -> Tensor | None:
+        with torch.no_grad():
+            return self.value(obs) if self.joint or hasattr(self, "critic") else None
+
     def advantages(self, rollout: Transition, value: Tensor, next_value: Tensor) -> Tensor:
         """Â of the steps of a rollout `(S, T, B)`, from V̂(s_t) and V̂(s_{t+1}), all three `(S, N)` with N = T·B."""
         value, next_value = (v.unflatten(1, rollout.reward.shape[1:]) for v in (value, next_value))

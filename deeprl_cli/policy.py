@@ -62,6 +62,13 @@ class Policy(nn.Module):
         found: np.ndarray = expected.flatten().cpu().numpy()
         return found
 
+    def value(self, obs: np.ndarray) -> np.ndarray | None:
+        """V̂(s) `(N,)`, or the Q̂ of the mode where that is learned instead; None without either. Of scaled rewards
+        where those are scaled."""
+        values = self.algorithm.state_value(self._seen(obs))
+        found: np.ndarray | None = None if values is None else values.flatten().cpu().numpy()
+        return found
+
     def _seen(self, obs: np.ndarray) -> Tensor:
         """Observations `(N, *obs)` as the networks take them, `(S, B, *obs)`."""
         x = torch.from_numpy(obs).view(self.num_seeds, -1, *self.obs_shape).to(self.device)

@@ -134,44 +134,25 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     path = find(path)
     find_run(path)  # a mistyped folder is told before torch is loaded
 
-    import torch
-
-    from deeprl_cli.algorithm import done
-    from deeprl_cli.envs.closing import closing
     from deeprl_cli.envs.look import has_transcripts
-    from deeprl_cli.envs.place import staying
     from deeprl_cli.evaluation import video as videos
-    from deeprl_cli.evaluation.evaluate import FRESH, cut_short, eval_envs, evaluate
+    from deeprl_cli.evaluation.episodes import FRESH
+    from deeprl_cli.evaluation.evaluate import cut_short
+    from deeprl_cli.evaluation.trained import evaluate_trained
     from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
-    from deeprl_cli.policy import make_policy
-    from deeprl_cli.rl.noise import NoiseStream
     from deeprl_cli.runs.reading import check_trust, read_run
-    from deeprl_cli.runs.weights import has_best, load_best, load_last
+    from deeprl_cli.runs.weights import which_checkpoint
 
     run, cfg = read_run(path)
     check_trust(run, cfg, wanted.trust)
     seeds = cfg.seed_list
     seed = _seed(path, wanted.seed, seeds)
-    checkpoint = wanted.checkpoint or ("best" if has_best(run, seeds) else "last")
-    if checkpoint == "best" and not has_best(run, seeds):
-        raise UserError(f"{run}: no evaluation in training has chosen a best checkpoint: give --checkpoint last")
+    checkpoint = which_checkpoint(run, cfg, wanted.checkpoint)
     if wanted.video is not None:
         videos.check(cfg)
-    torch.set_num_threads(1)  # one small batch after another: more threads only wait for each other
-    # Seeds of its own: neither the episodes of training nor those that chose the best checkpoint.
-    fresh = [s + FRESH * (1 + wanted.chosen) for s in seeds]
-    with staying() as here, closing(eval_envs(cfg, fresh, wanted.episodes), cfg.env.id) as envs:
-        policy, home = make_policy(cfg, envs.spec), here / run
-        if checkpoint == "best":
-            steps = load_best(policy, home, seeds)
-            policy.algorithm.explore_at(done(steps, cfg.horizon or cfg.total_steps))  # not part of weights
-        else:
-            load_last(policy, home)
-        noise = None
-        if wanted.stochastic:
-            act = policy.algorithm.noise_spec().act
-            noise = NoiseStream(seeds, "eval", {"act": act}, (envs.num_envs // len(seeds),), block=64)
-        result = evaluate(policy, envs, wanted.episodes, noise)
+    # Episodes of their own: neither those of training nor those that chose the best checkpoint.
+    fresh = FRESH * (1 + wanted.chosen)
+    policy, result = evaluate_trained(run, cfg, wanted.episodes, checkpoint, wanted.stochastic, fresh)
     chosen = [index for index, s in enumerate(seeds) if seed is None or s == seed]
     means = [result.return_mean[i] for i in chosen]
     report: Report = {

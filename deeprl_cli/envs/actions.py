@@ -27,7 +27,7 @@ class ActionView:
     def __init__(self, env_id: str, space: gym.Space[Any], count: int = 1) -> None:
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
         self.record_dtype = self.dtype
-        self._source = space
+        self.source = space
         self.scalar = False  # one whole number per environment
         self._decode: Callable[[Array], Array] = _copied
         if isinstance(space, spaces.Discrete):
@@ -66,13 +66,13 @@ class ActionView:
     def encode(self, action: npt.ArrayLike) -> Array:
         """The algorithm's action (*action) for one of the environment's own: the way back from `decode`."""
         own = np.asarray(action)
-        if isinstance(self._source, spaces.Box):
-            low, high = (bound.reshape(self._source.shape) for bound in bounds(self._source))
+        if isinstance(self.source, spaces.Box):
+            low, high = (bound.reshape(self.source.shape) for bound in bounds(self.source))
             finite = np.isfinite(low) & np.isfinite(high)
             with np.errstate(invalid="ignore"):  # of infinite bounds, not used
                 own = np.where(finite, 2 * (own - low) / np.where(finite, high - low, 1) - 1, own)
         else:
-            own = own - getattr(self._source, "start", 0)
+            own = own - getattr(self.source, "start", 0)
         return own.astype(self.dtype).reshape(self.shape)
 
 

@@ -36,6 +36,7 @@ class EnvPoolVectorEnv(NextStepVectorEnv):
         self._open(0)
         with quiet_construction():
             self._action_space, observation_space = self._pools[0].action_space, self._pools[0].observation_space
+        self.own_spaces = (observation_space, self._action_space)
         self._actions = ActionView(config.id, self._action_space)
         self._view = ObservationView(config.id, observation_space)
         self.spec = EnvSpec(config.id, self._view.space, self._actions.space)

@@ -134,6 +134,21 @@ def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None)
     """One gymnasium environment with its time limit, Atari preprocessing, frame stack and flattening, its spaces and
     dtypes still its own. Raises ConfigError.
     """
+    env = stacked(cfg, framed(cfg, bare_env(cfg, render_mode=render_mode), training=training))
+    return OwnGenerators(env) if cfg.generators == "own" else env
+
+
+def framed(cfg: EnvConfig, env: Env, *, training: bool) -> Env:
+    """A `bare_env` with what makes single frames of its observations: Atari preprocessing and flattening."""
+    if env.spec is not None and env.spec.id.startswith(("MiniGrid-", "BabyAI-")):
+        env = _flat_minigrid(env)
+    if cfg.atari.enabled:
+        env = preprocess(cfg.id, env, cfg.atari, cfg.max_episode_steps, training=training)
+    return flatten_nested(cfg.id, env)
+
+
+def bare_env(cfg: EnvConfig, *, render_mode: str | None = None) -> Env:
+    """The environment as gymnasium makes it; of an Atari game to be preprocessed, every single screen in grey."""
     registered = resolve(cfg.id)
     _choose_headless_rendering(registered.entry_point)
     if "ale_py" in str(registered.entry_point):
@@ -158,16 +173,10 @@ def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None)
     if render_mode is not None and render_mode not in env.metadata.get("render_modes", []):
         env.close()
         raise ConfigError(f"env.id={cfg.id} can't render as {render_mode}: no video of it can be made")
-    if registered.id.startswith(("MiniGrid-", "BabyAI-")):
-        env = _flat_minigrid(env)
-    if cfg.atari.enabled:
-        env = preprocess(cfg.id, env, cfg.atari, cfg.max_episode_steps, training=training)
-    env = flatten_nested(cfg.id, env)
-    env = _stacked(cfg, env)
-    return OwnGenerators(env) if cfg.generators == "own" else env
+    return env
 
 
-def _stacked(cfg: EnvConfig, env: Env) -> Env:
+def stacked(cfg: EnvConfig, env: Env) -> Env:
     """The last `frame_stack` observations as one. Atari frames are always (stack, H, W), also for a stack of one."""
     if cfg.frame_stack == 1 and not cfg.atari.enabled:
         return env

@@ -5,7 +5,6 @@ Shapes: S seeds, E evaluation environments per seed, K episodes per seed.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -19,6 +18,7 @@ from deeprl_cli.envs.look import has_time_limit
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.sync import OneAtATimeError
 from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, shares, surely_ending
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
@@ -26,8 +26,6 @@ from deeprl_cli.runs.weights import has_best, load_best
 from deeprl_cli.schema.run import EnvConfig, RunConfig
 
 SHOWN = 12  # returns named one by one
-EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
-FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,7 @@ def eval_envs(cfg: RunConfig, seeds: list[int], episodes: int) -> VectorEnv:
 
 
 def _to_evaluate_in(env: EnvConfig, max_steps: int) -> EnvConfig:
-    if env.backend == "envpool":
-        return env
-    limited = has_time_limit(env)
-    return dataclasses.replace(env, backend="sync", max_episode_steps=env.max_episode_steps if limited else max_steps)
+    return env if env.backend == "envpool" else surely_ending(env, max_steps)
 
 
 def cut_short(cfg: RunConfig, *evaluations: Evaluation) -> str:
@@ -132,13 +127,12 @@ def evaluate(
     Raises EvaluationStopped as soon as `stopping()` is true. Seeds that `envs` has left, or leaves on the way, have NaN
     for returns.
 
-    Environment e of a seed plays its share of the episodes, the first ones it finishes: taking whichever end first
-    would favour short ones.
+    Environment e of a seed plays its share of the episodes (`shares`).
     """
     num_seeds = policy.num_seeds
     per_seed = envs.num_envs // num_seeds
     gamma = np.repeat([config.gamma for config in policy.algorithm.configs], per_seed)
-    share = [episodes // per_seed + (e < episodes % per_seed) for e in range(per_seed)] * num_seeds
+    share = shares(episodes, per_seed) * num_seeds
     left: set[int] = set()
     # of each episode: its return, length and discounted return, and what was expected as it began
     played: list[list[tuple[float, ...]]] = [[] for _ in range(envs.num_envs)]

@@ -13,7 +13,7 @@ import numpy as np
 from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.make import make_single_env
 from deeprl_cli.envs.vector import episode_seed
-from deeprl_cli.evaluation.evaluate import FRESH
+from deeprl_cli.evaluation.episodes import FRESH
 from deeprl_cli.policy import Policy
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema.run import RunConfig

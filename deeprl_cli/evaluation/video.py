@@ -23,7 +23,7 @@ from deeprl_cli.envs.make import make_single_env
 from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.errors import ConfigError, UserError
-from deeprl_cli.evaluation.evaluate import EVAL_ENVS, FRESH
+from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH
 from deeprl_cli.policy import Policy
 from deeprl_cli.schema.run import EnvConfig, RunConfig
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -105,6 +106,19 @@ class Stacked(nn.Module):
             yield name, view[seed].detach()
 
     @torch.no_grad()
+    def module(self, seed: int) -> nn.Module:
+        """The `seed`-th member by itself: an ordinary module with parameters of its own; a ModuleList of copies."""
+
+        def member(copy: int | None) -> nn.Module:
+            alone = deepcopy(self._template[0])
+            for name, parameter in alone.named_parameters():
+                view = self.views()[name][seed]
+                parameter.data = (view if copy is None else view[copy]).clone()
+            return alone
+
+        return member(None) if self.copies is None else nn.ModuleList(member(copy) for copy in range(self.copies))
+
+    @torch.no_grad()
     def load(self, seed: int, tensors: dict[str, Tensor]) -> None:
         """Set the `seed`-th member from `tensors(…)`. Raises ValueError on a missing name or another shape."""
         if missing := self.shapes.keys() - tensors.keys():
@@ -130,6 +144,22 @@ class Stacked(nn.Module):
         twin.flat = nn.Parameter(self.flat.detach().clone(), requires_grad=False)
         twin.copy_of = [self]
         return twin
+
+
+class Alone(nn.Module):
+    """One member in the place of a Stacked of one seed, for what acts and no longer learns: `(1, B, …)` in, `(1, B, …)`
+    or `(1, C, B, …)` out, by ordinary modules called as they are."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.copies = len(module) if isinstance(module, nn.ModuleList) else None
+
+    def forward(self, *inputs: Tensor, params: None = None, **options: str) -> Tensor:
+        members = self.module if isinstance(self.module, nn.ModuleList) else [self.module]
+        outputs = [member(*[x[0] for x in inputs], **options) for member in members]
+        only: Tensor = outputs[0]
+        return (only if self.copies is None else torch.stack(outputs)).unsqueeze(0)
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -204,6 +204,35 @@ def read_groups(runs: Sequence[Run], metric: str, keys: Sequence[str]) -> list[G
 
 def read_metric(path: Path, metric: str) -> tuple[list[str], SeedCurve]:
     """The table's metrics, and the points that `metric` has. A half-written last line is left out."""
+    columns, lines = _lines(path)
+    points: dict[float, float] = {}
+    if metric in columns[1:]:
+        column = columns.index(metric)
+        for number, line in enumerate(lines, 2):
+            cells = line.split(",")
+            if len(cells) <= column or not cells[column]:
+                continue
+            step, value = _numbers((cells[0], cells[column]), path, number)
+            if math.isfinite(value):
+                points[step] = value
+    steps = sorted(points)
+    return columns[1:], SeedCurve(np.array(steps), np.array([points[step] for step in steps]))
+
+
+def read_table(path: Path) -> dict[str, Array]:
+    """Every column of a seed's `metrics.csv`, `step` first, in its rows' order; NaN where a cell is empty."""
+    columns, lines = _lines(path)
+    width = len(columns)
+    rows = []
+    for number, line in enumerate(lines, 2):
+        cells = [*line.split(","), *[""] * width][:width]
+        rows.append(_numbers([cell or "nan" for cell in cells], path, number))
+    values = np.array(rows).reshape(len(rows), width)
+    return dict(zip(columns or ["step"], values.T if width else [np.empty(0)], strict=True))
+
+
+def _lines(path: Path) -> tuple[list[str], list[str]]:
+    """The table's columns and its whole lines; none where there is no table yet."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except FileNotFoundError:
@@ -213,21 +242,14 @@ def read_metric(path: Path, metric: str) -> tuple[list[str], SeedCurve]:
     columns = lines[0].split(",") if lines else []
     if lines and columns[0] != "step":
         raise UserError(f"{path}: damaged: not the metrics of a run")
-    points: dict[float, float] = {}
-    if metric in columns[1:]:
-        column = columns.index(metric)
-        for number, line in enumerate(lines[1:], 2):
-            cells = line.split(",")
-            if len(cells) <= column or not cells[column]:
-                continue
-            try:
-                step, value = float(cells[0]), float(cells[column])
-            except ValueError as error:
-                raise UserError(f"{path}: damaged: line {number} holds something that is not a number") from error
-            if math.isfinite(value):
-                points[step] = value
-    steps = sorted(points)
-    return columns[1:], SeedCurve(np.array(steps), np.array([points[step] for step in steps]))
+    return columns, lines[1:]
+
+
+def _numbers(cells: Sequence[str], path: Path, number: int) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError as error:
+        raise UserError(f"{path}: damaged: line {number} holds something that is not a number") from error
 
 
 def _tell(group: Group, metric: str) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from deeprl_cli.algorithm import done
 from deeprl_cli.errors import UserError
 from deeprl_cli.policy import Policy
 from deeprl_cli.runs.checkpoint import load_checkpoint
 from deeprl_cli.runs.tensor_files import load_weights
+from deeprl_cli.schema.run import RunConfig
+
+Kind = Literal["best", "last"]
 
 
 def best_path(run: Path, seed: int) -> Path:
@@ -21,6 +26,11 @@ def best_path(run: Path, seed: int) -> Path:
 def has_best(run: Path, seeds: list[int]) -> bool:
     """Whether an evaluation in training has chosen weights of every seed."""
     return all(best_path(run, seed).exists() for seed in seeds)
+
+
+def which_checkpoint(run: Path, cfg: RunConfig, asked: Kind | None) -> Kind:
+    """The one asked for; else the best, or the last where the run was never evaluated."""
+    return asked or ("best" if has_best(run, cfg.seed_list) else "last")
 
 
 def load_best(policy: Policy, run: Path, seeds: list[int], first: int = 0) -> Tensor:
@@ -41,17 +51,34 @@ def load_best(policy: Policy, run: Path, seeds: list[int], first: int = 0) -> Te
     return steps
 
 
-def load_last(policy: Policy, run: Path) -> None:
-    """Put the weights of the last checkpoint into `policy`.
+def load_last(policy: Policy, run: Path) -> int:
+    """Put the weights of the last checkpoint into `policy`; the step at which it was written.
 
     Raises UserError where it is missing, damaged, or another's.
     """
     folder = run / "checkpoints" / "last"
     try:
-        policy.load_state_dict(load_checkpoint(folder).state["policy"])
+        state = load_checkpoint(folder).state
+        policy.load_state_dict(state["policy"])
+        steps = int(state["steps"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{folder}: doesn't fit this run's config.yaml") from error
     check_finite(folder, dict(policy.named_parameters()))
+    return steps
+
+
+def load_kept(policy: Policy, run: Path, cfg: RunConfig, checkpoint: Kind, name: Path) -> Tensor:
+    """Put each seed's weights of that checkpoint into `policy`, ready to explore as it did then; their steps `(S,)`.
+
+    `name` is the run's in words. Raises UserError where there is no such checkpoint, or it is damaged.
+    """
+    if checkpoint == "last":
+        return torch.tensor([load_last(policy, run)] * cfg.seeds)
+    if not has_best(run, cfg.seed_list):
+        raise UserError(f"{name}: no evaluation in training has chosen a best checkpoint: give --checkpoint last")
+    steps = load_best(policy, run, cfg.seed_list)
+    policy.algorithm.explore_at(done(steps, cfg.horizon or cfg.total_steps))  # not part of weights
+    return steps
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:

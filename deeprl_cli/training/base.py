@@ -57,9 +57,8 @@ class Trainer(ABC):
         self.num_seeds, self.num_envs = cfg.seeds, cfg.algo.num_envs
         self.own_envs = ranks.share_size(self.num_envs)  # those that this process steps
         spec = self.algorithm.noise_spec()
-        self.act_noise = NoiseStream(
-            cfg.seed_list, "act", {"act": spec.act}, (self.num_envs,), ACT_BLOCK, device=self.device
-        )
+        draws = {"act": spec.act}
+        self.act_noise = NoiseStream(cfg.seed_list, "act", draws, (self.num_envs,), ACT_BLOCK, device=self.device)
         self.update_noise = NoiseStream(
             cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device
         )
@@ -68,9 +67,8 @@ class Trainer(ABC):
         self.played = 0  # steps, those of the iteration under way included
         self.began = time.monotonic()  # when this process did
         self.wall_seconds_before = 0.0  # of processes that trained this run before
-        self.restored = False
+        self.begun = False  # has its first observations
         self.first_step_at: float | None = None  # time.monotonic() of the first environment step
-        self.train_seconds = 0.0
         self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
         self.last_evaluation: Evaluation | None = None
@@ -82,8 +80,7 @@ class Trainer(ABC):
         self.shares = Shares(cfg, policy, [part for part in (envs, eval_envs) if part is not None], to)
         self._recent_return = float("nan")
         self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval_every, cfg.checkpoint.every
-        self._clock = Stopwatch()
-        self._iterations = 0
+        self._clock, self._iterations = Stopwatch(), 0
         self.stop_agreed = False  # with the other ranks
 
     # --- for the loops --------------------------------------------------------------------------------------------
@@ -110,9 +107,8 @@ class Trainer(ABC):
         self.played += self.num_envs if running is None else int(running.sum()) // self.num_seeds
         if step.episode_end.any():
             for n in np.flatnonzero(step.episode_end):
-                self._episodes.append(
-                    (int(n) // self.own_envs, float(step.episode_return[n]), int(step.episode_length[n]))
-                )
+                seed_index = int(n) // self.own_envs
+                self._episodes.append((seed_index, float(step.episode_return[n]), int(step.episode_length[n])))
             self.algorithm.episodes_ended(torch.from_numpy(step.episode_end).view(self.num_seeds, -1).to(self.device))
         return step
 
@@ -140,12 +136,10 @@ class Trainer(ABC):
 
     def run(self) -> None:
         """Train until `total_steps`, or until asked to stop; the last checkpoint is written either way."""
-        if not self.restored:
-            self.start()
+        self.begin()
         self.to.progress.follow(self.position)
-        self._clock.start()
         try:
-            if self.restored and self.cfg.eval_every and self.steps >= self._next_eval:
+            if self.cfg.eval_every and self.steps >= self._next_eval:
                 self.evaluate()  # which the interruption cut short
             while self.steps < self.cfg.total_steps and not self.time_to_stop():
                 self.iterate()
@@ -158,12 +152,18 @@ class Trainer(ABC):
                     self.checkpoint()
         finally:
             self._clock.stop()
-            self.train_seconds = self._clock.seconds
         self.end_of_training()
         if self.steps >= self.cfg.total_steps and (self._metrics or self._episodes):
             self.log()  # stopped early, what is pending waits in the checkpoint: resumed, the curves are the same
         self.checkpoint()
         self._clock.stop()
+
+    def begin(self) -> None:
+        """First observations, where no checkpoint brought them, and the clock."""
+        if not self.begun:
+            self.start()
+        self.begun = True
+        self._clock.start()
 
     def end_of_training(self) -> None:  # noqa: B027 - most loops have nothing to do
         """Told when the last iteration is done, before what is pending is logged and the last checkpoint written."""
@@ -319,7 +319,7 @@ class Trainer(ABC):
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
         self.steps = self.played = state["steps"]
-        self.restored = True
+        self.begun = True
         self._clock.seconds = state["clock"]["train_seconds"]
         self.wall_seconds_before = state["clock"]["wall_seconds"]
         self.policy.load_whole_state(state["policy"])

@@ -17,7 +17,7 @@ from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.make import env_spec, make_vector_env
 from deeprl_cli.errors import UserError
 from deeprl_cli.evaluation import video
-from deeprl_cli.evaluation.evaluate import FRESH
+from deeprl_cli.evaluation.episodes import FRESH
 from deeprl_cli.policy import make_policy
 
 

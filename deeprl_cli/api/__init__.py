@@ -1,0 +1,1 @@
+"""What Python programs use: `train`, `load`, `make_trainer`, and the `Run` they give. `deeprl_cli` names them."""

@@ -1,0 +1,23 @@
+"""Which episodes an evaluation plays. No torch here: exported policies are played without."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from deeprl_cli.envs.look import has_time_limit
+from deeprl_cli.schema.run import EnvConfig
+
+EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
+FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
+
+
+def shares(episodes: int, envs: int) -> list[int]:
+    """How many of `episodes` each of `envs` environments plays, its first ones: taking whichever end first would favour
+    short ones."""
+    return [episodes // envs + (e < episodes % envs) for e in range(envs)]
+
+
+def surely_ending(env: EnvConfig, max_steps: int) -> EnvConfig:
+    """The environment stepped in this process, an episode that nothing ends cut after `max_steps`."""
+    env = dataclasses.replace(env, backend="sync")
+    return env if has_time_limit(env) else dataclasses.replace(env, max_episode_steps=max_steps)
