@@ -14,19 +14,28 @@ from deeprl_cli.errors import UserError, did_you_mean
 HELP = """\
 deeprl: deep reinforcement learning from the command line.
 
+First steps:
+  1. deeprl train algo=ppo env=CartPole-v1    train, for about a minute; it ends with where the run is kept
+  2. deeprl eval RUN                          what the trained policy earns, in fresh episodes
+  3. deeprl plot RUN                          its learning curve as a picture
+  (if something doesn't work: deeprl doctor)
+
+Verbs:
   deeprl train algo=sac env=Pendulum-v1       train; any gymnasium id, any key=value
   deeprl train -m algo=ppo,dqn seed=0,1,2     train one run for each combination
-  deeprl resume runs/sac/Pendulum-v1/<time>   continue a run that was stopped
-  deeprl verify runs/sac/Pendulum-v1/<time>   train it again, and check that the numbers are the same
-  deeprl eval runs/sac/Pendulum-v1/<time>     play the trained policy: what does it earn?
-  deeprl list algos|envs|networks|hardware    what you can choose from
-  deeprl bench classic                        train a suite, and compare its returns with bars
+  deeprl resume RUN                           continue a run that was stopped, or train it further
+  deeprl verify RUN                           train it again, and check that the numbers are the same
+  deeprl eval RUN…                            play the trained policy: what does it earn? Several runs make a table
   deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
   deeprl list runs                            your runs: status, steps, return
   deeprl compare runs/a --against runs/b      do they differ, and how sure is that?
   deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure is that?
+  deeprl bench classic                        train a suite, and compare its returns with bars
+  deeprl list algos|envs|networks|hardware    what you can choose from
+  deeprl doctor                               what this machine has, what is broken, and what mends it
   tensorboard --logdir runs                   look at the curves in your browser
 
+RUN is a run's folder, runs/<algo>/<env>/<time>.
 `deeprl <verb> --help` says more; `deeprl --version` prints the version.
 Shell completion: eval "$(deeprl train -sc install=bash)"  (or zsh, fish)
 """

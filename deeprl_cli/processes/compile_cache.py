@@ -14,7 +14,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BUILDING = "_CxxBuild"
+LARGE = 2 * 2**30  # bytes of inductor's files that are worth a word
 MADE = (".so", ".o", ".gch")  # what compilers write: libraries, objects, precompiled headers
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept, of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl"
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler inductor would use, or None."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below it; files that go meanwhile are none."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, file)).st_size
+    return total
+
+
+def half_made(cache: Path) -> list[Path]:
+    """The folders of builds in inductor's `cache` that were cut short; nothing is removed."""
+    found = []
+    for building in cache.glob(f"*/*{BUILDING}"):
+        with suppress(OSError), _locked(cache / "locks" / f"{building.name.partition('.')[0]}.lock"):
+            found.append(building)
+    return found
 
 
 def remove_half_made(cache: Path) -> list[Path]:

@@ -134,6 +134,17 @@ def why_not(folder: Path) -> str:
     return "" if os.access(folder, os.W_OK) else f"{folder} can't be written"
 
 
+def damaged(folder: Path) -> list[Path]:
+    """The stored graphs in `folder` that can't be used; nothing is executed or removed."""
+    found = []
+    for path in folder.glob(f"*/*{SUFFIX}"):
+        try:
+            _read(path)
+        except (OSError, ValueError):
+            found.append(path)
+    return found
+
+
 def _read(path: Path) -> bytes | None:
     """The payload of a stored graph, None if there is none. Raises ValueError for one that is damaged or not ours."""
     try:

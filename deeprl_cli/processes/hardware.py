@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from deeprl_cli.errors import ConfigError
-from deeprl_cli.processes.compile_cache import remove_half_made
+from deeprl_cli.processes.compile_cache import cache_folder, remove_half_made
+from deeprl_cli.processes.compile_cache import find_compiler as find_compiler
 from deeprl_cli.processes.cores import available_cores as available_cores
 from deeprl_cli.processes.graph_store import GraphStore, bound
 from deeprl_cli.schema.run import HardwareConfig, MultiprocessConfig, device_of
@@ -157,17 +157,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler inductor would use, or None."""
-    named = os.environ.get("CXX")
-    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept, of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeprl"
 
 
 class GraphCompiler:
