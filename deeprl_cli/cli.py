@@ -16,8 +16,8 @@ deeprl: deep reinforcement learning from the command line.
 
 First steps:
   1. deeprl train algo=ppo env=CartPole-v1    train, for about a minute; it ends with where the run is kept
-  2. deeprl eval RUN                          what the trained policy earns, in fresh episodes
-  3. deeprl plot RUN                          its learning curve as a picture
+  2. deeprl eval latest                       what the trained policy earns, in fresh episodes
+  3. deeprl plot latest                       its learning curve as a picture
   (if something doesn't work: deeprl doctor)
 
 Verbs:
@@ -35,7 +35,7 @@ Verbs:
   deeprl doctor                               what this machine has, what is broken, and what mends it
   tensorboard --logdir runs                   look at the curves in your browser
 
-RUN is a run's folder, runs/<algo>/<env>/<time>.
+RUN is a run's folder (runs/<algo>/<env>/<time>), its name or a part of it, or latest.
 `deeprl <verb> --help` says more; `deeprl --version` prints the version.
 Shell completion: eval "$(deeprl train -sc install=bash)"  (or zsh, fish)
 """

@@ -47,13 +47,15 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     Raises UserError where it isn't a run, is finished or in use, or no checkpoint of it can be read; SystemExit as
     `train` does.
     """
+    from deeprl_cli.runs.catalogue import find
+
+    path = find(path)
     find_run(path)  # a mistyped folder is told before torch is loaded
 
     from deeprl_cli.config.changes import changed
     from deeprl_cli.processes import ranks
     from deeprl_cli.processes.hardware import kept
     from deeprl_cli.processes.signals import began
-    from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.checkpoint import newest_checkpoint
     from deeprl_cli.runs.folder import read_config, rewrite_config
     from deeprl_cli.runs.group_record import goes_on_alone
@@ -65,7 +67,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.training.run import carry_out
 
     start = began()
-    run, before = read_run(find(path))
+    run, before = read_run(path)
     check_trust(run, before, trust)
     resolved = read_config(run)["resolved"]
     cfg = changed(counted(before), overrides)

@@ -37,11 +37,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     """Compare up to `steps`; the exit code: 0 where all agree, 1 where they part. Raises UserError."""
+    from deeprl_cli.runs.catalogue import find
+
+    path = find(path)
     find_run(path)  # a mistyped folder is told before torch is loaded
 
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
-    from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.folder import NUMERICS, read_config
     from deeprl_cli.runs.group_record import alone_from, read_group
     from deeprl_cli.runs.logger import RunLogger
@@ -56,7 +58,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.training.services import Services
     from deeprl_cli.training.share import Outlet
 
-    run, cfg = read_run(find(path))
+    run, cfg = read_run(path)
     check_trust(run, cfg, trust)
     resolved = read_config(run)["resolved"]
     workers = workers_of(cfg)

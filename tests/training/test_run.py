@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from deeprl_cli.commands.eval import Wanted, evaluate_run
 from deeprl_cli.commands.resume import resume
+from deeprl_cli.commands.verify import verify
 from deeprl_cli.config.changes import changed
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.look import look
@@ -98,6 +100,17 @@ def test_the_path_of_a_seed_means_that_seed(run: Path) -> None:
         evaluate_run(run / "seed_1", dataclasses.replace(wanted, seed=0))
     with pytest.raises(UserError, match="has no seed 7: this run's are 0, 1"):
         evaluate_run(run, dataclasses.replace(wanted, seed=7))
+
+
+def test_verbs_take_a_run_by_its_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(run, tmp_path / "runs" / "one")
+    assert evaluate_run(Path("latest"), Wanted(episodes=1))[0]["seeds"] == [0, 1]
+    with pytest.raises(UserError, match=r"has done its \d+ steps: to train on"):
+        resume(Path("latest"), [])
+    with pytest.raises(UserError, match=r"runs/one.*nothing to verify"):
+        verify(Path("latest"), steps=1, trust=False)
 
 
 def evaluations(run: Path) -> list[tuple[int, float]]:
