@@ -76,7 +76,10 @@ def code(*arguments):
 
 
 def stacked(*overrides):
-    return code("train", "-m", *overrides, "hydra/launcher=stacked")
+    """The last folder that is named counts; given twice, it would be refused."""
+    folders = [text for text in overrides if text.startswith("hydra.sweep.dir=")]
+    others = [text for text in overrides if text not in folders[:-1]]
+    return code("train", "-m", *others, "hydra/launcher=stacked")
 
 
 def jobs(folder="sweep"):
