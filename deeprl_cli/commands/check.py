@@ -18,7 +18,7 @@ from deeprl_cli.processes import hardware as hw
 from deeprl_cli.runs.logger import RunLogger
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import ReplayConfig, RunConfig, device_of
-from deeprl_cli.training.assemble import assemble, make_trainer, workload
+from deeprl_cli.training.assemble import assemble, choose_hardware, make_trainer
 from deeprl_cli.training.asynchronous import in_one_process, workers_of
 from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.preflight import preflight
@@ -42,7 +42,7 @@ def check(cfg: RunConfig) -> str:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_check_")))
         parts = assemble(short, seen.spec, None, stack, fresh=True)
-        chosen = hw.resolve(cfg.hardware, workload(cfg, parts.policy))
+        chosen = choose_hardware(cfg, parts.policy)
         eager = dataclasses.replace(parts, hardware=dataclasses.replace(parts.hardware, compile=False))
         logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
         outlet = Outlet(folder, logger, WeightsChain(folder))

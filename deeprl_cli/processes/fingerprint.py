@@ -68,11 +68,11 @@ def of_this_place() -> str:
     return "\n".join(parts)
 
 
-def of_switches(threads: int | None = None, precision: str | None = None) -> str:
+def of_switches(threads: int | None = None, precision: str | None = None, processes: int | None = None) -> str:
     """What of torch's switches goes into code, and how many processes share the work; by default as they are now."""
     threads = threads or torch.get_num_threads()
     precision = precision or torch.get_float32_matmul_precision()
-    return f"{threads} {precision} {torch.get_default_dtype()} {ranks.size()}"
+    return f"{threads} {precision} {torch.get_default_dtype()} {processes or ranks.size()}"
 
 
 @functools.cache

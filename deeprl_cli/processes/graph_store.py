@@ -48,12 +48,13 @@ class GraphStore:
         mode = f"{method.__func__.__qualname__} {torch.is_grad_enabled()} {torch.is_inference_mode_enabled()}"
         return self.folder / group / f"{name}-{_hash(mode, inputs)}{SUFFIX}"
 
-    def holds(self, module: nn.Module, names: Iterable[str], threads: int, precision: str) -> bool:
-        """Whether graphs of all these methods, of whatever inputs, are here for a run of so many threads."""
+    def holds(self, module: nn.Module, names: Iterable[str], threads: int, precision: str, processes: int = 1) -> bool:
+        """Whether graphs of all these methods, of whatever inputs, are here for a run of so many threads, or so many
+        processes of as many threads that learn together."""
         if self.off:
             return False
         try:
-            group = self.folder / of_method_owner(module, fingerprint.of_switches(threads, precision))
+            group = self.folder / of_method_owner(module, fingerprint.of_switches(threads, precision, processes))
         except UnknownValueError:
             return False
         return all(any(group.glob(f"{name}-*{SUFFIX}")) for name in names)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from types import FunctionType, MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes.compile_cache import cache_folder, remove_half_made
@@ -26,7 +26,9 @@ from deeprl_cli.schema.typed import PositiveInt, build
 
 PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has woken up
 MAX_THREADS = 8  # small matrices gain nothing from more
-COMPILE_SECONDS = 20.0  # a first compilation here takes 6 to 20 s
+# Seconds on the machine that the savings below were measured on: a slower one is slower in both.
+COMPILE_SECONDS = 12.0  # to compile an algorithm's graphs for the first time
+LOAD_SECONDS = 3.0  # to load them, most of it the import of inductor
 
 
 class Workload(NamedTuple):
@@ -40,9 +42,10 @@ class Workload(NamedTuple):
 
     @property
     def compiling_saves(self) -> float:
-        """Seconds, about: an eager step pays a millisecond of dispatch, twice that when batched over seeds (vmap), and
-        a good part of its arithmetic in passes over memory that one graph fuses; acting pays for dispatch alone."""
-        dispatch, acting = (1.2e-3, 0.07e-3) if self.seeds == 1 else (2.4e-3, 0.4e-3)
+        """Seconds, about: an eager step pays milliseconds of dispatch, twice that when batched over seeds (vmap), and a
+        good part of its arithmetic in passes over memory that one graph fuses; acting pays for dispatch alone.
+        (CPU time of PPO, A2C and DQN on CartPole, eager less compiled: 0.20, 0.09 and 1.05 ms an environment step.)"""
+        dispatch, acting = (1.5e-3, 0.45e-3) if self.seeds == 1 else (3.0e-3, 0.9e-3)
         return self.gradient_steps * (dispatch + self.flops / 100e9) + self.acts * acting
 
 
@@ -106,8 +109,14 @@ def check_device(config: HardwareConfig) -> None:
         raise ConfigError(f"{key}=cuda: torch sees no CUDA device here: use {key}=cpu")
 
 
-def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
-    """Decide what `auto` means for this run: by rule, not by timing, so that the same config gives the same numbers."""
+def resolve(
+    config: HardwareConfig, workload: Workload, stored: Callable[[int, str], bool] = lambda threads, precision: False
+) -> Hardware:
+    """Decide what `auto` means for this run: by rule, not by timing. What was decided is written into the run, and the
+    same choices give the same numbers.
+
+    `stored(threads, matmul precision)`: whether the run's graphs were compiled here before.
+    """
     check_device(config)
     notes = []
     if config.threads != "auto":
@@ -118,24 +127,40 @@ def resolve(config: HardwareConfig, workload: Workload) -> Hardware:
         why = "large enough to be shared" if threads > 1 else "too small to be shared"
         why = "this process has one core" if cores <= 1 else f"an update, {_flop(workload.flops)}, is {why}"
         notes.append(f"{threads} thread{'s' if threads > 1 else ''}: {why}")
+    device, precision = device_of(config), config.matmul_precision
+    if precision == "auto":
+        precision = "high" if device == "cuda" else "highest"
     wanted, why = config.compile, ""
     if wanted == "auto":
-        wanted = workload.compiling_saves > COMPILE_SECONDS
-        saves = f"about {workload.compiling_saves:.0f} s"
-        why = (
-            f"compiled: that saves {saves}, and takes up to {COMPILE_SECONDS:.0f} s once"
-            if wanted
-            else f"eager: compiling would take longer (up to {COMPILE_SECONDS:.0f} s) than it would save ({saves})"
-        )
-    device = device_of(config)
+        wanted, why = _worth_compiling(workload, stored(threads, precision))
     if wanted and device == "cpu" and find_compiler() is None:
         wanted = False
         why = "eager: there is no C++ compiler here to compile with (g++ or clang++; CXX names one)"
     notes += [why] if why else []
-    precision = config.matmul_precision
-    if precision == "auto":
-        precision = "high" if device == "cuda" else "highest"
     return Hardware(device, threads, bool(wanted), precision, tuple(notes))
+
+
+def _worth_compiling(workload: Workload, known: bool) -> tuple[bool, str]:
+    """Whether compiling, or loading what an earlier run compiled, takes less time than it saves; and why, in words."""
+    takes, saves = LOAD_SECONDS if known else COMPILE_SECONDS, f"about {workload.compiling_saves:.0f} s"
+    doing = "loading its compiled graphs" if known else "compiling"
+    if workload.compiling_saves > takes:
+        once = "" if known else " once"
+        return True, f"compiled: that saves {saves}, and {doing} takes about {takes:.0f} s{once}"
+    return False, f"eager: {doing} would take longer (about {takes:.0f} s) than it would save ({saves})"
+
+
+def stored_graphs(algorithm: nn.Module, names: Iterable[str], ranks: int) -> Callable[[int, str], bool]:
+    """For `resolve`: whether all of these graphs of the algorithm were compiled on this machine before."""
+
+    def stored(threads: int, precision: str) -> bool:
+        if torch.cuda.is_available():
+            return False  # there they aren't kept
+        return GraphStore(cache_folder() / "graphs", lambda text: None).holds(
+            algorithm, names, threads, precision, ranks
+        )
+
+    return stored
 
 
 def _flop(flops: float) -> str:

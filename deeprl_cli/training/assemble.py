@@ -55,7 +55,7 @@ def training_envs(cfg: RunConfig) -> VectorEnv:
 def resolved_hardware(cfg: RunConfig, spec: EnvSpec) -> hw.Hardware:
     """What `auto` comes to, for ranks to be told."""
     policy = make_policy(cfg, spec)
-    return hw.resolve(cfg.hardware, workload(cfg, policy))
+    return choose_hardware(cfg, policy)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
     policy = make_policy(cfg, spec)
     source = find_source(cfg) if fresh else None
     notes = start_from(policy, cfg, source) if source is not None else []
-    hardware = hardware or hw.resolve(cfg.hardware, workload(cfg, policy))
+    hardware = hardware or choose_hardware(cfg, policy)
     hw.apply(hardware)
     policy.on(hardware.device)
     with staying(), counted_out(cfg):
@@ -115,6 +115,13 @@ def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trai
     if compiler is not None:
         parts.policy.algorithm.compile_graphs(compiler)
     return trainer, compiler
+
+
+def choose_hardware(cfg: RunConfig, policy: Policy) -> hw.Hardware:
+    """What `auto` comes to for this run, on this machine."""
+    shares = (cfg.hardware.ranks or 1) if isinstance(cfg.hardware, MultiprocessConfig) else 1
+    stored = hw.stored_graphs(policy.algorithm, policy.algorithm.graphs, shares)
+    return hw.resolve(cfg.hardware, workload(cfg, policy), stored)
 
 
 def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:

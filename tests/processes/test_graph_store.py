@@ -98,6 +98,9 @@ def test_what_is_held_is_known_before_anything_is_called(cache: Path) -> None:
     assert not store.holds(Walker(), ["step", "act"], threads, precision)
     assert not store.holds(Walker(0.2), ["step"], threads, precision)
     assert not store.holds(Walker(), ["step"], threads + 1, precision)
+    assert not store.holds(Walker(), ["step"], threads, precision, processes=2)
+    assert hardware.stored_graphs(Walker(), ["step"], 1)(threads, precision)
+    assert not hardware.stored_graphs(Walker(0.2), ["step"], 1)(threads, precision)
 
 
 @compiles
