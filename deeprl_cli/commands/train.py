@@ -31,7 +31,8 @@ Tuned values are used without being asked for; tuned=none switches them off.
 
 Flags:
   -m, --multirun         train one run for each combination of values; all are checked before the first one starts
-                         (several at a time with hydra/launcher=joblib, submitit_local, submitit_slurm or ray)
+                         (as one where they can with hydra/launcher=stacked; several at a time with joblib,
+                         submitit_local, submitit_slurm or ray)
   --check                build everything, do one update, say how much time and memory the run will take
   --explain              print every value and where it comes from: a file, or the command line
   -c, --cfg job          print the configuration instead of running it (also: hydra, all)

@@ -107,9 +107,10 @@ class GraphStore:
 def of_method_owner(module: nn.Module, switches: str) -> str:
     """The key of all graphs of one algorithm in one configuration, on this machine. Raises UnknownValueError.
 
-    The graphs themselves are left out (an algorithm that is compiled holds them), and which seeds it learns with.
+    The graphs themselves are left out (an algorithm that is compiled holds them), and which members learn: what they
+    have of their own is a tensor in `hp`, and an input.
     """
-    own = (*getattr(module, "graphs", ()), "eager", "seeds")
+    own = (*getattr(module, "graphs", ()), "eager", "seeds", "members", "configs")
     return _hash(fingerprint.of_this_place(), switches, fingerprint.of_module(module, leaving_out=own))
 
 

@@ -22,6 +22,7 @@ from tests.contract.harness import (
     assert_close,
     differences,
     make_algorithm,
+    members_apart,
     perturb,
     state,
 )
@@ -72,13 +73,14 @@ def test_weights_of_one_seed_act_alike_in_another_instance(name):
         other.load_weights(0, weights)
 
 
-def assert_compiled_equals_eager(name, action, backend, options=()):
+def assert_compiled_equals_eager(name, action, backend, options=(), *, apart=False):
     torch._dynamo.reset()
     # one small layer, loops of two turns: tracing, which is what takes the time here, gains nothing from more
     options = ["algo.hidden=[8]", *options]
     if name == "trpo":
         options += ["algo.cg_iterations=2", "algo.backtrack_steps=2"]
-    eager, compiled = (Learner(make_algorithm(name, action, options=options)) for _ in range(2))
+    members = members_apart(name, options) if apart else ()
+    eager, compiled = (Learner(make_algorithm(name, action, options=options, members=members)) for _ in range(2))
     announced = []
     compiled.algorithm.compile_graphs(GraphCompiler(announced.append, backend=backend))
     counters = torch._dynamo.utils.counters["stats"]
@@ -88,6 +90,8 @@ def assert_compiled_equals_eager(name, action, backend, options=()):
     graphs = []
     for _ in range(3):
         for learner in (eager, compiled):
+            for values in learner.algorithm.hp.buffers():  # inputs of the graph: other numbers compile nothing anew
+                values.mul_(0.9)
             learner.learn()
         acted = [learner.algorithm.act(obs, noise) for learner in (eager, compiled)]
         torch.testing.assert_close(*acted, rtol=1e-4, atol=1e-5)
@@ -102,6 +106,12 @@ def assert_compiled_equals_eager(name, action, backend, options=()):
 def test_compiled_equals_eager(name):
     """Each graph is one whole graph (fullgraph), compiled once, and computes what eager mode does."""
     assert_compiled_equals_eager(name, None, "aot_eager")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_compiled_members_equal_eager(name):
+    """The same of members with values of their own, which change on the way."""
+    assert_compiled_equals_eager(name, None, "aot_eager", apart=True)
 
 
 # the heads of MultiDiscrete and MultiBinary are in everyone's graph as in PPO's
