@@ -39,7 +39,6 @@ SMALL = [
     "checkpoint.every=64",
     "log.tensorboard=false",
     "env=test/Trouble-v0",
-    "hydra.sweep.dir=sweep",
 ]
 PPO = ["algo=ppo", "algo.rollout_length=16", "algo.batch_size=16", "algo.epochs=2", *SMALL]
 
@@ -75,11 +74,8 @@ def code(*arguments):
     return 0
 
 
-def stacked(*overrides):
-    """The last folder that is named counts; given twice, it would be refused."""
-    folders = [text for text in overrides if text.startswith("hydra.sweep.dir=")]
-    others = [text for text in overrides if text not in folders[:-1]]
-    return code("train", "-m", *others, "hydra/launcher=stacked")
+def stacked(*overrides, folder="sweep"):
+    return code("train", "-m", *overrides, "hydra/launcher=stacked", f"hydra.sweep.dir={folder}")
 
 
 def jobs(folder="sweep"):
@@ -126,7 +122,7 @@ def test_each_job_leaves_a_run_of_its_own(capsys):
         assert (run / "checkpoints" / "best" / f"seed_{cfg.seed}.safetensors").exists()
     assert len({chain(run) for run in runs()}) == 8
     seventh = runs()[6]
-    assert code("train", *[o for o in PPO if "hydra" not in o], *jobs()[6]["overrides"][-3:], "run_dir=alone") == 0
+    assert code("train", *PPO, *jobs()[6]["overrides"][-3:], "run_dir=alone") == 0
     torch.testing.assert_close(weights(seventh), weights(Path("alone")), rtol=1e-3, atol=1e-4)
     ours, theirs = rows(seventh, 3), rows(Path("alone"), 3)
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
@@ -137,7 +133,7 @@ def test_each_job_leaves_a_run_of_its_own(capsys):
     assert json.loads(capsys.readouterr().out)["seeds"] == [3]
     assert code("verify", str(seventh)) == 0
     assert "with the 7 others of its group" in capsys.readouterr().out
-    assert code("train", *[o for o in PPO if "hydra" not in o], f"init_from={seventh}", "run_dir=later") == 0
+    assert code("train", *PPO, f"init_from={seventh}", "run_dir=later") == 0
 
 
 def interrupted_at(step, monkeypatch):
@@ -165,10 +161,9 @@ def interrupted_at(step, monkeypatch):
                 "algo=dqn",
                 "algo.learning_starts=32",
                 "algo.batch_size=8",
-                *SMALL[:-2],
+                *SMALL[:-1],
                 "env=deeprl/PixelCatch-v0",
                 "env.frame_stack=2",
-                "hydra.sweep.dir=sweep",
             ],
             marks=pytest.mark.slow,
         ),
@@ -180,7 +175,7 @@ def test_a_sweep_goes_on_bit_for_bit(algo, how, monkeypatch, capsys):
     """Interrupted, or killed with checkpoints of different steps: the same weights as without."""
     lr = "algo.lr_actor" if "algo=reinforce" in algo else "algo.lr"
     swept = [f"{lr}=1e-3,1e-2", "seed=3,5"]
-    assert stacked(*algo, *swept, "hydra.sweep.dir=whole") == 0
+    assert stacked(*algo, *swept, folder="whole") == 0
     with monkeypatch.context() as patch:
         if how == "stopped":
             interrupted_at(128, patch)
@@ -261,7 +256,7 @@ def test_a_member_ends_alone(swept, why, capsys):
     assert summary["status"] == "failed"
     healthy = [text.rpartition(",")[0] + ",0.0" if "step_reward" in text else text for text in swept]
     healthy = [text.replace("0,60", "0,6000") for text in healthy]
-    assert stacked(*PPO, *healthy, "hydra.sweep.dir=well") == 0
+    assert stacked(*PPO, *healthy, folder="well") == 0
     assert [job["status"] for job in jobs("well")] == ["done"] * 2
     assert chain(runs()[0]) == chain(runs("well")[0])
     assert rows(runs()[0], 0)[-1]["eval/return_mean"] == rows(runs("well")[0], 0)[-1]["eval/return_mean"]
