@@ -22,12 +22,13 @@ from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from deeprl_cli.algos.registry import run_config
 from deeprl_cli.config import gym_ids
 from deeprl_cli.config.files import GROUPS, config_dir, group_options
+from deeprl_cli.config.hydra_job import as_job
 from deeprl_cli.config.messages import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config.overrides import OPEN, for_example, parse
 from deeprl_cli.config.tuned import find_tuned, tuned_path
@@ -47,19 +48,20 @@ FEATURE_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def load_config(overrides: Sequence[str] | str = ()) -> RunConfig:
+def load_config(overrides: Sequence[str] | str = (), job: int = 0) -> RunConfig:
     """The configuration of `deeprl train <overrides>`, checked; `load_config("sac")` is short for `["algo=sac"]`.
+    `job`: its number in a sweep.
 
     Raises ConfigError, one line, for anything that can't be composed, is misspelt, or has the wrong type or range.
     """
     if isinstance(overrides, str):
         overrides = shlex.split(overrides) if "=" in overrides else [f"algo={overrides}"]
-    return build_run_config(run_values(overrides))
+    return build_run_config(run_values(overrides, job))
 
 
-def run_values(overrides: Sequence[str]) -> dict[str, Any]:
+def run_values(overrides: Sequence[str], job: int = 0) -> dict[str, Any]:
     """What `build_run_config` takes, composed; types unchecked."""
-    values, choices = compose_choices(overrides)
+    values, choices = compose_choices(overrides, job)
     return {**values, "tuned": None if choices["tuned"] == "none" else choices["tuned"]}
 
 
@@ -90,15 +92,14 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     return compose_choices(overrides)[0]
 
 
-def compose_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def compose_choices(overrides: Sequence[str], job: int = 0) -> tuple[dict[str, Any], dict[str, str]]:
     """`compose_values`, and the option chosen in each group; of `tuned` the file that the pair took (`ppo/mujoco`), or
     `none`."""
     config = _compose(parsed := parse(overrides), with_hydra=True)
     choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items() if option is not None}
     choices["tuned"] = _tuned_choice(choices, parsed)
-    with _editable(config):
-        del config["hydra"]
-    values = plain(config)
+    with as_job(config, job):
+        values = plain(config)
     assert isinstance(values, dict)
     return values, choices
 
@@ -108,21 +109,16 @@ def config_text(
 ) -> str:
     """YAML of the composed configuration, or of its part `package`: what `--cfg` shows."""
     config = _compose(parse(overrides), with_hydra=True)
-    hydra = config.hydra
-    with _editable(config):
-        del config["hydra"]
-    shown: Any = {"job": config, "hydra": OmegaConf.create({"hydra": hydra})}.get(which)
-    if which == "all":
-        shown = OmegaConf.merge({"hydra": hydra}, config)
-    if package:
-        shown = OmegaConf.select(shown, package)
-        if shown is None:
-            raise ConfigError(f"--package {package}: no such part{did_you_mean(package, dotted_keys(plain(config)))}")
-    if not OmegaConf.is_config(shown):
-        return f"{shown}\n"
-    if resolve and which == "job":
-        shown = OmegaConf.create(plain(shown))
-    return OmegaConf.to_yaml(shown)
+    with as_job(config) as hydra:
+        shown: Any = {"job": config, "hydra": OmegaConf.create({"hydra": hydra})}.get(which)
+        if which == "all":
+            shown = OmegaConf.merge({"hydra": hydra}, config)
+        if package and (shown := OmegaConf.select(shown, package)) is None:
+            known = dotted_keys(plain(config))
+            raise ConfigError(f"--package {package}: no such part{did_you_mean(package, known)}")
+        if not OmegaConf.is_config(shown):
+            return f"{shown}\n"
+        return OmegaConf.to_yaml(OmegaConf.create(plain(shown)) if resolve and which == "job" else shown)
 
 
 # ---- sweeps ---------------------------------------------------------------------------------------------------------
@@ -195,13 +191,6 @@ def hydra_at_our_folder() -> Iterator[ConfigLoader]:
         GlobalHydra.instance().hydra = outer
 
 
-@contextmanager
-def _editable(config: DictConfig) -> Iterator[None]:
-    OmegaConf.set_struct(config, False)
-    yield
-    OmegaConf.set_struct(config, True)
-
-
 def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     with hydra_at_our_folder() as loader, warnings.catch_warnings():
         _search_before_ids(loader, overrides)
@@ -213,12 +202,12 @@ def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
     """Folders of `hydra.searchpath` come before what is made for every id: a file in them wins."""
     path = loader.get_search_path().get_path()
     place = next(index for index, element in enumerate(path) if element.path == gym_ids.SOURCE)
-    for folder in _searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):
+    for folder in searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):
         path.insert(place, SearchPathElement("deeprl", folder))
         place += 1
 
 
-def _searched(overrides: Sequence[Override]) -> list[str]:
+def searched(overrides: Sequence[Override]) -> list[str]:
     """The folders of `hydra.searchpath`, as typed: `file:///home/me/configs`."""
     given = [override.value() for override in overrides if override.key_or_group == "hydra.searchpath"]
     return [str(folder) for folders in given if isinstance(folders, list) for folder in folders]
@@ -227,7 +216,7 @@ def _searched(overrides: Sequence[Override]) -> list[str]:
 def _tuned_choice(choices: Mapping[str, Any], overrides: Sequence[Override]) -> str:
     """The file of tuned values that was read; `none` for none. Hydra names what it was asked for."""
     asked = str(choices.get("tuned") or "none")
-    folders = [Path(folder.removeprefix("file://")) for folder in _searched(overrides)]
+    folders = [Path(folder.removeprefix("file://")) for folder in searched(overrides)]
     if asked == "none" or any((folder / "tuned" / f"{asked}.yaml").is_file() for folder in folders):
         return asked
     algo, _, name = asked.partition("/")
@@ -248,7 +237,7 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
         raise _diagnose(overrides) or ConfigError(one_line(str(error) or str(error.__cause__))) from None
     _check_tuned(overrides)
-    with _editable(config):
+    with open_dict(config):
         _leave_out_other_networks(config, _tuned_choice(config.hydra.runtime.choices, overrides))
         if not with_hydra:
             del config["hydra"]

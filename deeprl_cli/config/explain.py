@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from deeprl_cli.config.compose import ROOT, compose_choices
+from deeprl_cli.config.compose import ROOT, compose_choices, searched
 from deeprl_cli.config.files import GROUPS, config_dir
 from deeprl_cli.config.messages import dotted_keys
 from deeprl_cli.config.overrides import parse
@@ -39,8 +39,10 @@ class Origin:
 def explain(overrides: Sequence[str]) -> list[Origin]:
     """The origins of all keys, in the order of the configuration. Raises ConfigError as composing does."""
     values, choices = compose_choices(overrides)
-    layers = [_Layer(path, prefix) for path, prefix in _files(choices)]
-    typed = {override.key_or_group: str(override.input_line) for override in parse(overrides)}
+    given = parse(overrides)
+    folders = [*(Path(folder.removeprefix("file://")) for folder in searched(given)), config_dir()]
+    layers = [_Layer(path, prefix) for path, prefix in _files(choices, folders)]
+    typed = {override.key_or_group: str(override.input_line) for override in given}
     origins = []
     for key in dotted_keys(values):
         value: Any = values
@@ -106,7 +108,8 @@ class _Layer:
     """One file: the keys it names, with the group's name in front, and their comments."""
 
     def __init__(self, path: Path, prefix: str) -> None:
-        self.source = str(path.relative_to(config_dir()).with_suffix(""))
+        own = path.is_relative_to(config_dir())
+        self.source = str(path.relative_to(config_dir()).with_suffix("") if own else path)
         content = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(content, dict)
         content.pop("defaults", None)
@@ -126,18 +129,26 @@ def _at(values: Any, key: str) -> Any:
     return values
 
 
-def _files(choices: dict[str, str]) -> list[tuple[Path, str]]:
-    """The configuration files of these choices, first to last, each with the prefix of its keys."""
-    found = [(config_dir() / f"{ROOT}.yaml", "")]
-    for group in GROUPS:
-        prefix = "" if group in WHOLE_TREE else f"{group}."
-        if group == "env":  # what every environment has
-            found.append((config_dir() / "env.yaml", prefix))
-            if ATARI_ID.fullmatch(choices.get(group, "")):
-                found.append((config_dir() / "atari.yaml", prefix))
-        path = config_dir() / group / f"{choices.get(group)}.yaml"  # of tuned, the file that was found
-        if path.is_file():
+def _files(choices: dict[str, str], folders: Sequence[Path]) -> list[tuple[Path, str]]:
+    """The configuration files of these choices, first to last, each with the prefix of its keys: the first of `folders`
+    that has one."""
+    found = []
+
+    def add(name: str, prefix: str) -> bool:
+        path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
+        if path is not None:
             found.append((path, prefix))
+        return path is not None
+
+    add(ROOT, "")
+    for group in GROUPS:
+        prefix, choice = "" if group in WHOLE_TREE else f"{group}.", choices.get(group, "")
+        if group == "env":  # what every environment has
+            add("env", prefix)
+            if ATARI_ID.fullmatch(choice):
+                add("atari", prefix)
+        if not add(f"{group}/{choice}", prefix) and group == "env":  # of tuned, the file that was found
+            add(f"env/{choice.partition(':')[2] or choice}", prefix)  # module:Id takes the values of Id
     return found
 
 

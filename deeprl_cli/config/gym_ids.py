@@ -56,6 +56,9 @@ class GymConfigSource(ConfigSource):
             # the ids under ALE/ skip frames themselves: the preprocessing does it instead, taking a maximum over two
             values["kwargs"] = {"frameskip": 1}
         base = "/atari@_here_" if atari else "/env@_here_"
+        _, _, own = name.partition(":")
+        if ENV_ID.fullmatch(own):
+            base = f"/env/{own}@_here_"  # module:Id takes the values of env/<Id>.yaml, or those made for Id
         return self._result(OmegaConf.create({"defaults": [base, "_self_"], **values}), None)
 
     def _result(self, config: Any, package: str | None) -> ConfigResult:

@@ -106,9 +106,9 @@ def check(sweep: Sweep, engine: Engine | None = None) -> list[tuple[RunConfig, L
     jobs: list[tuple[RunConfig, Look]] = []
     looks: dict[str, Look] = {}
     refused: list[tuple[str, str]] = []
-    for job in sweep.jobs:
+    for number, job in enumerate(sweep.jobs):
         try:
-            cfg = load_config([*sweep.search, *job])
+            cfg = load_config([*sweep.search, *job], number)
             env = str(to_plain(cfg.env))
             looks[env] = preflight(cfg if engine is None else _on_any_machine(cfg), seen=looks.get(env))
             jobs.append((cfg, looks[env]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from deeprl_cli.algos.registry import algorithm_names, get_algorithm
 from deeprl_cli.config import compose as config
 from deeprl_cli.config import files as config_files
 from deeprl_cli.config.compose import compose_values, config_text, expand_sweep, load_config
+from deeprl_cli.config.explain import explain
 from deeprl_cli.errors import ConfigError
 
 
@@ -320,3 +323,48 @@ def test_options_that_the_features_read_are_taken():
             key, _, value = option.partition("=")
             assert getattr(network, key) == float(value)
     assert load_config(["network=linear", "network.features=fourier", "network.tilings=8"])  # its default: no harm
+
+
+@pytest.fixture
+def own_configs(tmp_path):
+    """A folder of configurations beside deeprl's, with values for an environment of one's own."""
+    (tmp_path / "env").mkdir()
+    (tmp_path / "experiment").mkdir()
+    values = "defaults:\n  - /env@_here_\n  - _self_\nid: Mine-v0\nmax_episode_steps: 7  # short\n"
+    (tmp_path / "env" / "Mine-v0.yaml").write_text(values)
+    (tmp_path / "experiment" / "quick.yaml").write_text("# @package _global_\nalgo:\n  gamma: 0.5  # hasty\n")
+    return tmp_path
+
+
+def test_an_environment_of_a_module_takes_the_values_of_its_id(own_configs):
+    search = f"hydra.searchpath=[file://{own_configs}]"
+    env = compose_values(["env=some.module:Mine-v0", search])["env"]
+    assert (env["id"], env["max_episode_steps"]) == ("some.module:Mine-v0", 7)
+    assert compose_values(["env=some.module:Other-v0", search])["env"]["max_episode_steps"] is None
+    assert compose_values(["env=some.module:anything", search])["env"]["id"] == "some.module:anything"
+    assert compose_values(["env=gymnasium:CliffWalking-v1"])["env"]["max_episode_steps"] == 200
+    assert compose_values(["env=ale_py:ALE/Pong-v5"])["env"]["kwargs"] == {"frameskip": 1}
+
+
+def test_explain_names_files_of_other_folders(own_configs):
+    search = f"hydra.searchpath=[file://{own_configs}]"
+    found = {o.key: o for o in explain(["env=some.module:Mine-v0", "experiment=quick", search])}
+    assert found["env.max_episode_steps"].source == str(own_configs / "env" / "Mine-v0.yaml")
+    assert found["env.max_episode_steps"].comment == "short"
+    assert found["algo.gamma"].source == str(own_configs / "experiment" / "quick.yaml")
+    assert found["env.backend"].source == "env"
+
+
+def test_hydras_own_words_in_a_runs_folder():
+    """`${hydra:…}` and `${now:…}`, of a run and of each job of a sweep; another program's HydraConfig stays its own."""
+    assert load_config(["run_dir=runs/${hydra:job.num}"]).run_dir == "runs/0"
+    assert load_config(["run_dir=runs/${hydra:job.num}"], job=3).run_dir == "runs/3"
+    assert re.fullmatch(r"runs/20\d\d-ppo", load_config(["run_dir=runs/${now:%Y}-${algo.name}"]).run_dir)
+    assert load_config(["run_dir=runs/${hydra:runtime.choices.algo}"]).run_dir == "runs/ppo"
+    with pytest.raises(ConfigError, match=r"run_dir: .*Hydra has no job\.nmu"):
+        load_config(["run_dir=runs/${hydra:job.nmu}"])
+    with pytest.raises(Exception, match="HydraConfig was not set"):  # a program of the caller's has its own again
+        OmegaConf.to_container(OmegaConf.create({"a": "${hydra:job.num}"}), resolve=True)
+    shown = config_text(["run_dir=runs/${hydra:job.num}"], "job", None, True)
+    assert "run_dir: runs/0" in shown
+    assert "hydra" not in shown
