@@ -16,6 +16,7 @@ from deeprl_cli.envs.own_terms import FrameMemory, OwnTerms
 from deeprl_cli.errors import UserError
 from deeprl_cli.nets.stacked import Alone, Stacked
 from deeprl_cli.policy import Policy
+from deeprl_cli.rl.exploration import StateDependentNoise
 from deeprl_cli.rl.optimisers import Optimiser
 
 
@@ -54,7 +55,7 @@ class TrainedPolicy:
         given = self.terms.read(obs, batch)
         stacks = given.items if given.form == "stack" else self._memory.push(self.terms.frames(given))
         return self.terms.acted(
-            self.inner.act(self.terms.seen(stacks), self._noise(len(stacks), deterministic)), given.many
+            self.inner.act(self.terms.seen(stacks), None if deterministic else self.draw(len(stacks))), given.many
         )
 
     def value(self, obs: Any, *, batch: bool | None = None) -> Any:
@@ -73,8 +74,9 @@ class TrainedPolicy:
     def reset(self, ended: npt.ArrayLike | None = None, *, seed: int | None = None) -> None:
         """An episode begins: forget what is remembered, of all environments or of those that `ended` `(B,)`.
 
-        That is stacked frames, and of sampled actions an Ornstein-Uhlenbeck process (which goes on from step to step
-        for `algo.num_envs` observations at a time, and begins anew at each for another number). `seed` seeds the draws.
+        That is stacked frames, and of sampled actions noise with a memory: an Ornstein-Uhlenbeck process, or
+        state-dependent exploration (both go on from step to step for `algo.num_envs` observations at a time, and begin
+        anew at each for another number). `seed` seeds the draws.
         """
         self._memory.reset(ended)
         algorithm = self.inner.algorithm
@@ -82,6 +84,9 @@ class TrainedPolicy:
         over = torch.ones(num_envs, dtype=torch.bool) if ended is None else torch.as_tensor(ended, dtype=torch.bool)
         if len(over) == num_envs:
             algorithm.episodes_ended(over.unsqueeze(0).to(self.inner.device))
+        for part in algorithm.children():
+            if isinstance(part, StateDependentNoise):
+                part.begin()
         if seed is not None:
             self._generator.manual_seed(seed)
 
@@ -98,7 +103,6 @@ class TrainedPolicy:
         self.inner.on(device)
         return self
 
-    def _noise(self, count: int, deterministic: bool) -> torch.Tensor | None:
-        if deterministic:
-            return None
+    def draw(self, count: int) -> torch.Tensor:
+        """The noise of `count` sampled actions, `(1, count, …)`."""
         return self.inner.algorithm.noise_spec().act.draw((1, count), self._generator).to(self.inner.device)

@@ -155,7 +155,12 @@ class Alone(nn.Module):
         self.module = module
         self.copies = len(module) if isinstance(module, nn.ModuleList) else None
 
-    def forward(self, *inputs: Tensor, params: None = None, **options: str) -> Tensor:
+    def views(self) -> dict[str, Tensor]:
+        """As Stacked has them, `(1, …)`."""
+        return {name: parameter.unsqueeze(0) for name, parameter in self.module.named_parameters()}
+
+    def forward(self, *inputs: Tensor, params: dict[str, Tensor] | None = None, **options: str) -> Tensor:
+        """`params` are its own `views()`, and change nothing."""
         members = self.module if isinstance(self.module, nn.ModuleList) else [self.module]
         outputs = [member(*[x[0] for x in inputs], **options) for member in members]
         only: Tensor = outputs[0]

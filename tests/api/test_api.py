@@ -183,3 +183,26 @@ def test_stepping_the_loop_oneself_is_training(tmp_path):
     assert stepped.summary["status"] == "finished"
     ours, theirs = (dict(run.policy.modules()["model"].named_parameters()) for run in (stepped, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sac_acts_from_python(tmp_path):
+    """Its act may look at the weights as a stack's views; a policy alone has them, too."""
+    run = deeprl.train(
+        "algo=sac env=Pendulum-v1 tuned=none",
+        quiet=True,
+        total_steps=40,
+        run_dir=str(tmp_path / "run"),
+        **{
+            "algo.hidden": [8],
+            "algo.learning_starts": 20,
+            "algo.batch_size": 8,
+            "hardware.compile": False,
+            "log.tensorboard": False,
+            "eval.every": 0,
+            "eval.final_episodes": 1,
+        },
+    )
+    for deterministic in (True, False):
+        action = run.policy.act(np.zeros(3, np.float32), deterministic=deterministic)
+        assert action.shape == (1,)
+        assert abs(float(action[0])) <= 2
