@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deeprl_cli.data.memory import free_bytes, memory_bytes
 from deeprl_cli.errors import UserError
@@ -18,7 +18,7 @@ from deeprl_cli.processes import hardware as hw
 from deeprl_cli.runs.logger import RunLogger
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import ReplayConfig, RunConfig, device_of
-from deeprl_cli.training.assemble import assemble, choose_hardware, make_trainer
+from deeprl_cli.training.assemble import assemble, make_trainer, resolved_hardware
 from deeprl_cli.training.asynchronous import in_one_process, workers_of
 from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.preflight import preflight
@@ -27,7 +27,7 @@ from deeprl_cli.training.services import Services
 from deeprl_cli.training.share import Outlet
 
 PATIENCE = 30.0  # seconds to wait for the first update
-MEASURED = 2.0  # seconds of training that the estimate of time rests on
+MEASURED = 4.0  # seconds of training that the estimate of time rests on
 TELLING = 5.0  # times as long, and what is done once at the start no longer counts
 EVERY = 5.0  # seconds between words on how far it is
 
@@ -39,23 +39,52 @@ def check(cfg: RunConfig) -> str:
     if isinstance(cfg.algo, ReplayConfig):  # the update is what is looked at, not the random steps before it
         starts = min(cfg.algo.learning_starts, cfg.algo.batch_size)
         short = dataclasses.replace(short, algo=dataclasses.replace(cfg.algo, learning_starts=starts))
+    chosen = resolved_hardware(cfg, seen.spec)
+    if workers_of(cfg) is not None and cfg.hardware.threads == "auto":
+        chosen = dataclasses.replace(chosen, threads=1)  # workers have the cores
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_check_")))
-        parts = assemble(short, seen.spec, None, stack, fresh=True)
-        chosen = choose_hardware(cfg, parts.policy)
-        eager = dataclasses.replace(parts, hardware=dataclasses.replace(parts.hardware, compile=False))
+        parts = assemble(short, seen.spec, chosen, stack, fresh=True)
         logger = stack.enter_context(RunLogger(folder, cfg.seed_list, tensorboard=False))
         outlet = Outlet(folder, logger, WeightsChain(folder))
-        services = Services([outlet], Progress(cfg.total_steps, cfg.seeds), lambda: False)
-        trainer, _ = make_trainer(short, eager, services)
+        services = Services([outlet], Progress(cfg.total_steps, cfg.seeds, sys.stderr), lambda: False)
+        trainer, compiler = make_trainer(short, parts, services)
+        clock = Clock(compiler)
         watch(trainer)
-        began = time.perf_counter()
-        losses = first_update(trainer)
-        took, steps = time.perf_counter() - began, trainer.steps
+        losses, warm_up = first_update(trainer, clock)
         # what has taken long enough needn't be done again to be timed
-        rate = steps / took if took > TELLING * MEASURED else measure(trainer)
+        pace = Pace(trainer.steps, clock.seconds()) if clock.seconds() > TELLING * MEASURED else measure(trainer, clock)
         state = sum(t.numel() * t.element_size() for t in parts.policy.state_dict().values() if hasattr(t, "numel"))
-    return "\n".join(report(cfg, parts.policy, chosen, losses, rate, state))
+    return "\n".join(report(cfg, parts.policy, chosen, losses, seconds_for(cfg, warm_up, pace), state))
+
+
+class Pace(NamedTuple):
+    """Environment steps of one seed, and the seconds that they took."""
+
+    steps: int
+    seconds: float
+
+    def of(self, steps: int) -> float:
+        """Seconds for so many steps."""
+        return steps * self.seconds / max(self.steps, 1)
+
+
+class Clock:
+    """Seconds since it was made, less what went into compiling."""
+
+    def __init__(self, compiler: hw.GraphCompiler | None) -> None:
+        self.compiler, self.began = compiler, time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began - (self.compiler.seconds if self.compiler else 0.0)
+
+
+def seconds_for(cfg: RunConfig, warm_up: Pace, pace: Pace) -> float:
+    """How long the run will train: its random steps at the pace of those, all others at that of learning."""
+    starts = min(cfg.algo.learning_starts, cfg.total_steps) if isinstance(cfg.algo, ReplayConfig) else 0
+    starts = starts if warm_up.steps else 0
+    workers = min(workers_of(cfg) or 1, hw.available_cores())  # a worker without a core of its own adds nothing
+    return warm_up.of(starts) + pace.of(cfg.total_steps - starts) / workers
 
 
 def watch(trainer: Trainer) -> None:
@@ -91,30 +120,34 @@ def watch(trainer: Trainer) -> None:
         setattr(trainer.algorithm, name, graph(getattr(trainer.algorithm, name)))
 
 
-def first_update(trainer: Trainer) -> str:
-    """Train until something has been learned; the losses of that update, in words. Raises UserError where it isn't."""
+def first_update(trainer: Trainer, clock: Clock) -> tuple[str, Pace]:
+    """Train until something has been learned; the losses of that update, in words, and the pace of what came before it.
+    Raises UserError where it isn't a number."""
     trainer.start()
-    began = time.perf_counter()
+    before = Pace(0, 0.0)
+    began = clock.seconds()
     while not (metrics := trainer.averaged_metrics()):
+        before = Pace(trainer.steps, clock.seconds() - began)
         trainer.iterate()
-        if time.perf_counter() - began > PATIENCE and not trainer.averaged_metrics():
-            return f"none within {PATIENCE:.0f} s, {trainer.steps} steps: episodes or rollouts are longer than that"
+        if clock.seconds() - began > PATIENCE and not trainer.averaged_metrics():
+            told = f"none within {PATIENCE:.0f} s, {trainer.steps} steps: episodes or rollouts are longer than that"
+            return told, before
     for name, values in metrics.items():
         if name.startswith(("loss/", "optim/")) and not values.isfinite().all():
             raise UserError(f"the first update's {name} is {values.tolist()}: look at rewards and learning rates")
     shown = [f"{name} {values.mean():.3g}" for name, values in metrics.items() if name.startswith("loss/")]
-    return f"fine ({', '.join(shown)})"
+    return f"fine ({', '.join(shown)})", before
 
 
-def measure(trainer: Trainer) -> float:
-    """Environment steps of one seed a second, over a moment of eager training."""
-    began, steps = time.perf_counter(), trainer.steps
-    while time.perf_counter() - began < MEASURED:
+def measure(trainer: Trainer, clock: Clock) -> Pace:
+    """The pace of training as the run will do it, over a moment; a graph that is compiled on the way takes no time."""
+    began, steps = clock.seconds(), trainer.steps
+    while clock.seconds() - began < MEASURED or trainer.steps == steps:
         trainer.iterate()
-    return (trainer.steps - steps) / (time.perf_counter() - began)
+    return Pace(trainer.steps - steps, clock.seconds() - began)
 
 
-def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, rate: float, state: int) -> list[str]:
+def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, seconds: float, state: int) -> list[str]:
     spec = policy.algorithm.spec
     networks = [
         f"{name} {stack.flat[0].numel():,} weights" + (f" in {stack.copies} copies" if stack.copies else "")
@@ -125,7 +158,6 @@ def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, rat
     on_disk = state + (memory if cfg.checkpoint.replay else 0)
     free = free_bytes(device_of(cfg.hardware))
     workers = workers_of(cfg) or 1
-    rate *= min(workers, hw.available_cores())  # a worker without a core of its own adds nothing
     choices = ", ".join(f"{key}={value}" for key, value in chosen.resolved().items())
     choices += f", {workers} asynchronous workers" if workers > 1 else ""
     return [
@@ -137,8 +169,9 @@ def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, rat
         f"  first update  {losses}",
         f"  memory        {_mib(memory + state)}" + (f" of {_mib(free)} free" if free is not None else ""),
         f"  disk          {_mib(on_disk)} a checkpoint, {cfg.checkpoint.keep} kept (what doesn't change is shared)",
-        f"  time          about {_duration(cfg.total_steps / rate)} for {cfg.total_steps:,} steps ({rate:,.0f} steps/s "
-        f"of each seed, eager{'; compiled, as this run will be, less' if chosen.compile else ''}; evaluations on top)",
+        f"  time          about {_duration(seconds)} for {cfg.total_steps:,} steps, "
+        f"{'compiled' if chosen.compile else 'eager'} ({cfg.total_steps / seconds:,.0f} steps/s of each seed); "
+        "evaluations on top",
     ]
 
 

@@ -113,6 +113,7 @@ def _configuration(overrides: Sequence[str]) -> RunConfig:
 
 
 def _check(overrides: Sequence[str]) -> int:
+    wait_politely()  # as the run will
     cfg = _configuration(overrides)
 
     from deeprl_cli.commands.check import check

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from deeprl_cli.cli import main
-from deeprl_cli.commands.check import check
+from deeprl_cli.commands.check import Clock, Pace, check, measure, seconds_for
+from deeprl_cli.config.compose import load_config
 from deeprl_cli.config.explain import Origin, explain, table
 from deeprl_cli.errors import UserError
+from deeprl_cli.processes import hardware
 from deeprl_cli.training.base import Trainer
 from tests.contract.harness import ALGORITHMS, short_run
 
@@ -28,6 +31,46 @@ def test_check_does_not_wait_for_the_random_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("deeprl_cli.commands.check.MEASURED", 0.05)
     said = check(short_run("dqn", tmp_path / "run", "algo.learning_starts=200000", "total_steps=1000000"))
     assert "first update  fine" in said
+
+
+def test_the_time_is_that_of_what_will_run(tmp_path, monkeypatch):
+    """Compiled where the run is, on its threads; compiling itself, and the random steps before learning, apart."""
+    compiled = []
+
+    def compile_nothing(self, name, method):
+        compiled.append(name)
+        return method
+
+    monkeypatch.setattr("deeprl_cli.commands.check.MEASURED", 0.05)
+    monkeypatch.setattr(hardware.GraphCompiler, "__call__", compile_nothing)
+    monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
+    said = check(short_run("dqn", tmp_path / "run", "hardware.compile=true", "hardware.threads=1"))
+    assert "step" in compiled
+    assert re.search(r"time +about .* for 240 steps, compiled \([\d,]+ steps/s of each seed\)", said)
+    assert "steps, eager (" in check(short_run("dqn", tmp_path / "run"))
+
+
+def test_random_steps_and_workers_have_a_pace_of_their_own(monkeypatch):
+    monkeypatch.setattr(hardware, "available_cores", lambda: 2)
+    cfg = load_config("algo=dqn env=CartPole-v1 tuned=none algo.learning_starts=1000 total_steps=11000")
+    assert seconds_for(cfg, Pace(50, 0.1), Pace(100, 10.0)) == pytest.approx(2 + 1000)
+    assert seconds_for(cfg, Pace(0, 0.0), Pace(100, 10.0)) == pytest.approx(1100)
+    workers = load_config("algo=a3c env=CartPole-v1 hardware=multiprocess hardware.workers=8 total_steps=1000")
+    assert seconds_for(workers, Pace(0, 0.0), Pace(100, 10.0)) == pytest.approx(50)
+
+
+def test_compiling_takes_no_time_of_the_pace(monkeypatch):
+    class Trainer:
+        steps = 0
+
+        def iterate(self):
+            self.steps += 7
+            compiler.seconds += 5.0
+            now[0] += 6.0
+
+    now, compiler = [100.0], SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("deeprl_cli.commands.check.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert measure(Trainer(), Clock(compiler)) == Pace(28, 4.0)
 
 
 def test_check_finds_an_update_that_fails(tmp_path, monkeypatch):
