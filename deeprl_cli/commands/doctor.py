@@ -24,7 +24,7 @@ from deeprl_cli.commands.arguments import Parser, stdout_for
 from deeprl_cli.processes.compile_cache import LARGE, cache_folder, find_compiler, half_made, remove_half_made, size
 from deeprl_cli.processes.cores import available_cores
 
-NEEDED = ("torch", "gymnasium", "hydra", "omegaconf", "tensorboard", "numpy", "rich", "safetensors", "yaml")
+NEEDED = ("torch", "gymnasium", "hydra", "omegaconf", "tensorboard", "numpy", "rich", "safetensors", "scipy", "yaml")
 # of each extra the module that shows whether it is here, and what it is for
 EXTRAS = {
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),

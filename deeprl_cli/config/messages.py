@@ -80,7 +80,8 @@ def unknown_key(
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     last = {name.rpartition(".")[2]: name for name in reversed(known)}  # the outermost of equal last parts
     guess = (
-        [group for group in groups if not parent and key.startswith(group)]  # algorithm=…, environment=…
+        [name for name in known if name.replace(".", "_") == key.replace(".", "_")]  # eval_every=…
+        or [group for group in groups if not parent and key.startswith(group)]  # algorithm=…, environment=…
         or [_join(parent, name) for name in nearest(leaf, [name.rpartition(".")[2] for name in siblings])]
         or [last[name] for name in nearest(leaf, last)]
         or (nearest(key, [*known, *groups]) if parent not in known else [])

@@ -146,7 +146,7 @@ MISTAKES = {
     "enjoy runs/x": "here it is deeprl eval …",
     "resume": "which run? write deeprl resume RUN, a run's folder",
     "resume total_steps=1e6": "which run? write deeprl resume RUN, a run's folder",
-    "resume runs/nowhere": "runs/nowhere: no such folder: name a run",
+    "resume runs/nowhere": "runs/nowhere: no such folder, and no run below runs/ is called so",
     "resume runs": "runs: not a run (no config.yaml there): name one run, for example runs/ppo/CartPole-v1/2026",
     "eval runs/ppo": "name one run, for example runs/ppo/CartPole-v1/2026",
     "eval runs/ppo/CartPole-v1/2026/config.yaml": "is a file of a run: name its folder, runs/ppo/CartPole-v1/2026",

@@ -212,7 +212,7 @@ def test_a_stochastic_evaluation_explores_as_the_best_weights_did(tmp_path: Path
         explored.extend(policy.algorithm.epsilon.tolist())
         return evaluate(policy, *arguments)
 
-    monkeypatch.setattr("deeprl_cli.evaluation.evaluate.evaluate", spied)
+    monkeypatch.setattr("deeprl_cli.evaluation.trained.evaluate", spied)
     evaluate_run(folder, Wanted(episodes=1, checkpoint="best", stochastic=True))
     _, meta = load_weights(folder / "checkpoints" / "best" / "seed_0.safetensors")
     assert explored == pytest.approx([1 - 0.9 * meta["step"] / 600])
