@@ -38,7 +38,7 @@ SMALL = [
     "eval.final_episodes=2",
     "checkpoint.every=64",
     "log.tensorboard=false",
-    "env=test/Trouble-v0",
+    "env=test/SweptTrouble-v0",
 ]
 PPO = ["algo=ppo", "algo.rollout_length=16", "algo.batch_size=16", "algo.epochs=2", *SMALL]
 
@@ -57,8 +57,8 @@ class Trouble(Chain):
         return super().step(action)
 
 
-if "test/Trouble-v0" not in gymnasium.registry:
-    gymnasium.register("test/Trouble-v0", Trouble, max_episode_steps=12)
+if "test/SweptTrouble-v0" not in gymnasium.registry:
+    gymnasium.register("test/SweptTrouble-v0", Trouble, max_episode_steps=12)
 
 
 @pytest.fixture(autouse=True)
