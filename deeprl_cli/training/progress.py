@@ -122,9 +122,12 @@ class Progress:
 
     def _begin(self, text: str) -> None:
         now = time.monotonic()
-        if self._stage.startswith("compiling"):  # done once: no part of the pace
-            self._start = (self._start[0], self._start[1] + now - self._since)
+        self._start = (self._start[0], self._start[1] + self._compiling_for(now))
         self._stage, self._count, self._since = text, "", now
+
+    def _compiling_for(self, now: float) -> float:
+        """Seconds of the stage under way that are no part of the pace: compiling is done once."""
+        return now - self._since if self._stage.startswith("compiling") else 0.0
 
     def counted(self, done: int, total: int) -> None:
         """How much of the stage under way is done."""
@@ -182,7 +185,8 @@ class Progress:
         steps_left = max(0, self._total - at.step)
         first_step, first_time = self._start
         if at.step > first_step:
-            return steps_left * (time.monotonic() - first_time) / (at.step - first_step)
+            now = time.monotonic()
+            return steps_left * (now - self._compiling_for(now) - first_time) / (at.step - first_step)
         return steps_left * self._seeds / at.steps_per_second if at.steps_per_second > 0 else math.inf
 
     def _render(self) -> Text:

@@ -120,10 +120,13 @@ def test_a_resumed_run_tells_time_from_its_own_start(clock: Clock) -> None:
 def test_compiling_is_no_part_of_the_pace(clock: Clock) -> None:
     progress = Progress(1000, 1, io.StringIO())
     progress.follow(lambda: Position(0))
+    clock.now += 1
+    at(progress, 100, 0.0, 100.0)
     progress.status("compiling step")
     clock.now += 60
+    assert "0:09 left" in progress.line()  # while it lasts, too
     progress.status("")
-    clock.now += 5
+    clock.now += 4
     at(progress, 500, 0.0, 100.0)
     assert progress.line().endswith("0:05 left")
 
