@@ -231,7 +231,7 @@ def test_ctrl_c_ends_every_run_cleanly(place, request, launcher):
     process = begin(launcher, "total_steps=100_000", "env.kwargs.trouble=slow", "seed=0,1,2")
     wanted = 3 if launcher.startswith("submitit_slurm") else 2 if launcher != "submitit_local" else 1
     end = time.monotonic() + 200
-    while sum("seeds" in log.read_text() for log in Path("runs/sweeps").glob("*/jobs/?.log")) < wanted:
+    while sum(", seed " in log.read_text() for log in Path("runs/sweeps").glob("*/jobs/?.log")) < wanted:
         assert time.monotonic() < end, process.stderr.read()
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.2)
