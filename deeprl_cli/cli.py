@@ -27,6 +27,7 @@ Verbs:
   deeprl verify RUN                           train it again, and check that the numbers are the same
   deeprl eval RUN…                            play the trained policy: what does it earn? Several runs make a table
   deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
+  deeprl report RUN                           one HTML file that shows a run, a sweep or a suite to others
   deeprl list runs                            your runs: status, steps, return
   deeprl compare runs/a --against runs/b      do they differ, and how sure is that?
   deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure is that?
@@ -88,6 +89,7 @@ _OTHER_VERBS = {
     "list": "ls show algos envs environments networks hardware info",
     "bench": "benchmark suite",
     "plot": "curves graph draw figure",
+    "report": "html card summary summarize share",
 }
 
 

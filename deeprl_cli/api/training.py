@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -13,6 +11,7 @@ from typing import Any
 
 from deeprl_cli.api.runs import Run, load
 from deeprl_cli.config.compose import load_config
+from deeprl_cli.config.overrides import as_typed
 from deeprl_cli.envs.place import staying
 from deeprl_cli.errors import UserError
 from deeprl_cli.runs.folder import create_run_folder, write_summary
@@ -63,20 +62,7 @@ def configured(overrides: Overrides, values: Mapping[str, Any]) -> RunConfig:
         return overrides
     if isinstance(overrides, str):
         overrides = shlex.split(overrides)
-    return load_config([*overrides, *(f"{key}={_typed(value)}" for key, value in values.items())])
-
-
-def _typed(value: Any) -> str:
-    """A value as it would be typed; in Hydra's quotes, backslashes count before a quote alone."""
-    if isinstance(value, str):
-        return '"' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_typed(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return str(value)
+    return load_config([*overrides, *(f"{key}={as_typed(value)}" for key, value in values.items())])
 
 
 @contextmanager

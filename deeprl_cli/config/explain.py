@@ -38,12 +38,19 @@ class Origin:
 
 def explain(overrides: Sequence[str]) -> list[Origin]:
     """The origins of all keys, in the order of the configuration. Raises ConfigError as composing does."""
+    values, found = origins(overrides)
+    silent = _unread(values)
+    return [replace(o, comment=silent[o.key], read=False) if o.key in silent else o for o in found]
+
+
+def origins(overrides: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
+    """The composed values, and where each comes from; no environment is looked at. Raises ConfigError."""
     values, choices = compose_choices(overrides)
     given = parse(overrides)
     folders = [*(Path(folder.removeprefix("file://")) for folder in searched(given)), config_dir()]
     layers = [_Layer(path, prefix) for path, prefix in _files(choices, folders)]
     typed = {override.key_or_group: str(override.input_line) for override in given}
-    origins = []
+    found = []
     for key in dotted_keys(values):
         value: Any = values
         for part in key.split("."):
@@ -57,18 +64,17 @@ def explain(overrides: Sequence[str]) -> list[Origin]:
         )
         named = next((layer for layer in reversed(layers) if layer.names(key)), None)
         if line is not None:
-            origins.append(Origin(key, value, "command line", line))
+            found.append(Origin(key, value, "command line", line))
         elif named is not None:
             before = next((layer for layer in reversed(layers[: layers.index(named)]) if layer.names(key)), None)
             comment = named.comments.get(key, "")
             if named.replaces and before is not None and (old := _at(before.content, key)) != value:
                 comment = f"instead of {_shown(old)}" + (f"; {comment}" if comment else "")
-            origins.append(Origin(key, value, named.source, comment))
+            found.append(Origin(key, value, named.source, comment))
         else:
             group = key.split(".")[0]  # made from the name alone: env=<any gymnasium id>
-            origins.append(Origin(key, value, f"{group}={choices.get(group)}", ""))
-    silent = _unread(values)
-    return [replace(o, comment=silent[o.key], read=False) if o.key in silent else o for o in origins]
+            found.append(Origin(key, value, f"{group}={choices.get(group)}", ""))
+    return values, found
 
 
 def _unread(values: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -14,6 +17,8 @@ from deeprl_cli.errors import ConfigError
 
 OPEN = "env.kwargs"  # the one mapping of a run that takes any key
 PATHS = ("init_from", "run_dir", "hydra.sweep.dir")  # which may hold a `=`, as folders of sweeps do
+_WORD = re.compile(r"[A-Za-z_][\w./-]*")  # text that needs no quotes, but for what would be read as another type
+_NO_WORDS = ("true", "false", "null", "nan", "inf")
 # set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
 NAMES = {
     "algo.name": "algo",
@@ -91,6 +96,21 @@ def _check_hydra(override: Override, sweep: bool) -> None:
         raise ConfigError(f"'{text}': a sweep is every combination of the values listed; there is no other sweeper")
     if not sweep and key != "hydra.searchpath":
         raise ConfigError(f"'{text}' means nothing to a single run: its folder is run_dir=…; for a sweep, add -m")
+
+
+def as_typed(value: Any) -> str:
+    """A value as it would be typed; in Hydra's quotes, backslashes count before a quote alone."""
+    if isinstance(value, str):
+        if _WORD.fullmatch(value) and value.lower() not in _NO_WORDS:
+            return value
+        return '"' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{as_typed(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_typed, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
 
 
 def for_example(group: str) -> str:

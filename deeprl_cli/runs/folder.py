@@ -19,6 +19,7 @@ import yaml
 
 from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
+from deeprl_cli.runs.machine import machine
 from deeprl_cli.schema import format as config_format
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import to_plain
@@ -37,13 +38,15 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
 
     It is `cfg.run_dir` where given, else `runs/<algo>/<env>/<time>` under the working directory, with `_2`, `_3`, …
     behind a time that is taken. `resolved` holds what automatic settings came to (plain scalars, lists and mappings);
-    it is written under the key `resolved` beside the configuration, together with the deeprl version.
+    it is written under the key `resolved` beside the configuration, together with the deeprl version and the machine.
     Raises UserError where the folder is in use, is no folder, or can't be written.
     """
     run: Path | None = None
     try:
         run = _claim(Path(cfg.run_dir).expanduser()) if cfg.run_dir is not None else _next_free(cfg)
-        _create(run / CONFIG_NAME, _config_text(cfg, {"deeprl": __version__, "numerics": NUMERICS, **resolved}))
+        made_by = {"deeprl": __version__, "numerics": NUMERICS, **resolved}
+        made_by["machine"] = machine(str(resolved.get("device")))
+        _create(run / CONFIG_NAME, _config_text(cfg, made_by))
     except OSError as error:
         if run is not None and not isinstance(error, FileExistsError):  # a full disk: leave nothing half made
             with suppress(OSError):

@@ -144,13 +144,15 @@ def test_a_module_of_a_run_is_imported_with_leave_only(run, tmp_path):
         ([64, 64], "[64,64]"),
         ({"map_name": "8x8"}, '{map_name:"8x8"}'),
         ("runs/a b=c", '"runs/a b=c"'),
+        ("gaussian", "gaussian"),
+        ("nan", '"nan"'),
         ('say "no"', '"say \\"no\\""'),
     ],
 )
 def test_values_in_pythons_terms(value, typed):
-    from deeprl_cli.api.training import _typed
+    from deeprl_cli.config.overrides import as_typed
 
-    assert _typed(value) == typed
+    assert as_typed(value) == typed
 
 
 def test_strings_arrive_as_they_are():

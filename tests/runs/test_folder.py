@@ -64,6 +64,7 @@ def test_a_run_has_its_place_and_its_config(tmp_path: Path) -> None:
     assert run.parts[:3] == ("runs", "ppo", "ALE-Pong-v5")
     read = read_config(run)
     resolved = read.pop("resolved")
+    assert resolved.pop("machine")["torch"]
     assert resolved == {"deeprl": "0.1.0", "numerics": module.NUMERICS, "threads": 2, "compile": False}
     assert read == to_plain(cfg)
     text = (run / "config.yaml").read_text()

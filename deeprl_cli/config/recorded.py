@@ -1,0 +1,99 @@
+"""Where the values of a run came from, told from its config.yaml alone: what `--explain` says of one that is to begin.
+
+A run keeps its values, not what was typed. Its algorithm, environment, network, hardware and tuned values composed
+again say what each file gives; where the run has another value, it was given to this run. No environment is looked
+at, and no module that the run names is imported.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deeprl_cli.config.compose import compose_choices
+from deeprl_cli.config.explain import Origin, origins
+from deeprl_cli.config.messages import dotted_keys
+from deeprl_cli.config.overrides import as_typed
+from deeprl_cli.errors import ConfigError
+from deeprl_cli.schema.run import EVALUATIONS
+
+GIVEN = "this run"  # the source of a value that no file gives
+BESIDE = ("format", "resolved", "tuned", "run_dir")  # of config.yaml, what is no value of a run, or only its place
+NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
+SETTLED = ("eval.every", "env.generators", "env.origin")  # of which a run records what auto came to, in auto's place
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """`overrides`: those that make this configuration; `settled`: what `auto` came to, for a machine or an environment
+    that would choose otherwise; `unknown`: why neither can be told, "" where they can."""
+
+    origins: Sequence[Origin]
+    overrides: Sequence[str]
+    settled: Sequence[str]
+    unknown: str = ""
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["deeprl", "train", *self.overrides])
+
+
+def recorded(config: Mapping[str, Any]) -> Recorded:
+    """Of the content of a run's config.yaml. What this deeprl can't compose has no origins but the file itself."""
+    own = {key: value for key, value in config.items() if key not in BESIDE}
+    flat = {key: _at(own, key) for key in dotted_keys(own)}
+    flat = {key: value for key, value in flat.items() if not isinstance(value, Mapping) or not value}
+    try:
+        groups = _groups(config)
+        found = origins(groups)[1]
+    except ConfigError as error:
+        alone = [Origin(key, value, "config.yaml", "") for key, value in flat.items()]
+        return Recorded(alone, [], [], str(error))
+    composed = {origin.key: origin for origin in found}
+    told, overrides, settled = [], list(groups), []
+    for key, value in flat.items():
+        before = composed.get(key)
+        if before is None:
+            told.append(Origin(key, value, GIVEN, ""))
+            overrides.append(f"{key}={as_typed(value)}")
+        elif key in NAMES or before.value == value:
+            typed = before.source == "command line"
+            told.append(replace(before, source=GIVEN, comment="") if typed else before)
+        elif key in SETTLED and before.value == "auto" and not (key == "eval.every" and value != _evaluations(config)):
+            told.append(replace(before, value=value, comment=f"what auto came to; {before.comment}".strip("; ")))
+            settled += [f"{key}={as_typed(value)}"] * (key != "eval.every")  # which follows from total_steps
+        else:
+            told.append(Origin(key, value, GIVEN, f"instead of {shown(before.value)} ({before.source})"))
+            overrides.append(f"{key}={as_typed(value)}")
+    return Recorded(told, overrides, settled)
+
+
+def _groups(config: Mapping[str, Any]) -> list[str]:
+    """The choices of groups, those that come by themselves left out. An id of a module says nothing by itself: looking
+    for its tuned values would import it."""
+    algo, env = config["algo"]["name"], config["env"]["id"]
+    named = [f"algo={algo}", f"env={env}"]
+    tuned = f"tuned={config.get('tuned') or 'none'}"
+    choices = compose_choices([*named, tuned])[1]
+    if ":" in env or compose_choices(named)[1]["tuned"] != choices["tuned"]:
+        named.append(tuned)
+    others = [group for group in ("network", "hardware") if config[group]["name"] != choices.get(group)]
+    return [*named, *(f"{group}={config[group]['name']}" for group in others)]
+
+
+def _evaluations(config: Mapping[str, Any]) -> int:
+    """What `eval.every=auto` comes to."""
+    return max(1, int(config["total_steps"]) // EVALUATIONS)
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in YAML."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
