@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deeprl_cli.commands.arguments import Parser, natural, positive, stdout_for
+from deeprl_cli.commands.counting import counting
 from deeprl_cli.errors import UserError, warn
 from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import find_run, seed_in
@@ -152,7 +153,8 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
         videos.check(cfg)
     # Episodes of their own: neither those of training nor those that chose the best checkpoint.
     fresh = FRESH * (1 + wanted.chosen)
-    policy, result = evaluate_trained(run, cfg, wanted.episodes, checkpoint, wanted.stochastic, fresh)
+    with counting(f"{run.name}: episodes") as told:
+        policy, result = evaluate_trained(run, cfg, wanted.episodes, checkpoint, wanted.stochastic, fresh, told)
     chosen = [index for index, s in enumerate(seeds) if seed is None or s == seed]
     means = [result.return_mean[i] for i in chosen]
     report: Report = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deeprl_cli.envs.closing import closing
@@ -16,10 +17,17 @@ from deeprl_cli.schema.run import RunConfig
 
 
 def evaluate_trained(
-    run: Path, cfg: RunConfig, episodes: int, checkpoint: Kind, stochastic: bool, apart: int = FRESH
+    run: Path,
+    cfg: RunConfig,
+    episodes: int,
+    checkpoint: Kind,
+    stochastic: bool,
+    apart: int = FRESH,
+    told: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Policy, Evaluation]:
     """The policies of all seeds, and what each earns in `episodes` episodes of its own. `apart` is added to the seeds
-    for these: neither those of training are played nor those that chose the best checkpoint. Raises UserError."""
+    for these: neither those of training are played nor those that chose the best checkpoint. `told` hears how many of how
+    many each seed has played. Raises UserError."""
     seeds = cfg.seed_list
     fresh = [seed + apart for seed in seeds]
     # one small batch after another: more threads only wait for each other
@@ -30,4 +38,4 @@ def evaluate_trained(
         if stochastic:
             act = policy.algorithm.noise_spec().act
             noise = NoiseStream(seeds, "eval", {"act": act}, (envs.num_envs // len(seeds),), block=64)
-        return policy, evaluate(policy, envs, episodes, noise)
+        return policy, evaluate(policy, envs, episodes, noise, told=told)

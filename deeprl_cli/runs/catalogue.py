@@ -16,6 +16,7 @@ from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 
 RUNS = Path("runs")  # below the working directory
 LATEST = "latest"
+_SEED = re.compile(r"seed_\d+")
 _NAMED = 4  # runs that fit, named before the rest is counted
 
 
@@ -61,10 +62,13 @@ def name_of(run: Path) -> str:
 
 def find(text: str | Path, kind: str = "run", root: Path = RUNS) -> Path:
     """The folder that `text` means: a path that exists, the `latest` of its kind (run or sweep) below `root`, or the
-    only one whose name or path holds it. Raises UserError where there is none, or more than one."""
+    only one whose name or path holds it; with /seed_K behind it, that seed's folder in it. Raises UserError where there
+    is none, or more than one."""
     path, text = Path(text).expanduser(), str(text)
     if path.exists():
         return path
+    if _SEED.fullmatch(path.name) and path.parent != Path():
+        return find(path.parent, kind, root) / path.name
     found = list((sweeps_below if kind == "sweep" else runs_below)(root))
     if not found:
         raise UserError(f"{text}: no such folder, and there is no {kind} below {root}/ here")

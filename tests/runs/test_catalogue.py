@@ -43,6 +43,7 @@ def test_a_path_a_name_a_part_of_either_or_the_latest():
     assert find("my: baseline") == find("baseLINE") == find("sac/") == find("2026-01-01_10-00-00") == path
     assert name_of(path) == "my: baseline"
     assert find("latest") == Path("runs/ppo/CartPole-v1/2026-01-02_10-00-00")
+    assert find("latest/seed_3") == Path("runs/ppo/CartPole-v1/2026-01-02_10-00-00/seed_3")
     (path / ".lock").touch()  # trained in since
     assert find("latest") == path
     assert find("seed=1").name == "lr=0.1_seed=1"

@@ -1,0 +1,36 @@
+"""How far a verb is, on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_AGAIN = 0.2  # seconds between two drawings
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that is told (done, total), and draws `what: 40 of 100` on standard error, in one line that is gone at
+    the end. It draws nothing where standard error is no terminal."""
+    stream = sys.stderr
+    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield lambda done, total: None
+        return
+    drawn = 0.0
+
+    def told(done: int, total: int) -> None:
+        nonlocal drawn
+        if (now := time.monotonic()) - drawn >= _AGAIN:
+            drawn = now
+            stream.write(f"\r\x1b[K{what}: {done:,} of {total:,}")
+            stream.flush()
+
+    try:
+        yield told
+    finally:
+        if drawn:
+            stream.write("\r\x1b[K")
+            stream.flush()
