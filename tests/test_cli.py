@@ -151,7 +151,7 @@ def test_version_and_help(capsys):
         (["eval", "runs/x", "--episodes", "0"], "'0' is not a whole number of at least 1"),
         (["eval", "runs/x", "--seed", "-1"], "--seed"),
         (["eval", "runs/x", "--video-episodes", "3"], "goes with --video"),
-        (["eval", "runs/x", "--checkpoint", "worst"], "invalid choice: 'worst'"),
+        (["eval", "runs/x", "--checkpoint", "worst"], "'worst' is not best, last, or a step"),
         (["list"], "required: what"),
         (["list", "algo"], "invalid choice: 'algo'"),
         (["list", "envs", "zzz-nothing"], "no environment holds 'zzz-nothing'"),

@@ -91,7 +91,7 @@ def make_trainer(overrides: Overrides = "", **values: Any) -> Iterator[Trainer]:
         trainer, compiler = assemble_trainer(cfg, parts, services)
         trainer.begin()
         yield trainer
-        status = "finished" if trainer.steps >= cfg.total_steps else "interrupted"
-        seconds = compiler.seconds if compiler else 0.0
         (share,) = trainer.shares
+        status = "finished" if trainer.steps >= cfg.total_steps or share.reason else "interrupted"
+        seconds = compiler.seconds if compiler else 0.0
         write_summary(home, summarise(trainer, share, seconds, None, status))

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from deeprl_cli.errors import UserError
+
+Weights = Literal["best", "last"] | int  # of a run: its best, its last, or those of a step
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,6 +52,16 @@ def stdout_for(json: bool) -> Iterator[Callable[[str], None]]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def which_weights(text: str) -> Weights:
+    """Of a run: `best`, `last`, or those of a step."""
+    if text in ("best", "last"):
+        return "best" if text == "best" else "last"
+    try:
+        return natural(text.replace("_", "").replace(",", ""))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not best, last, or a step") from None
 
 
 def positive(text: str) -> int:

@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from deeprl_cli.commands.arguments import Parser, natural, positive, stdout_for
+from deeprl_cli.commands.arguments import Parser, Weights, natural, positive, stdout_for, which_weights
 from deeprl_cli.commands.counting import counting
 from deeprl_cli.errors import UserError, warn
 from deeprl_cli.runs.catalogue import find
@@ -26,7 +26,7 @@ class Wanted:
 
     episodes: int = 100
     seed: int | None = None
-    checkpoint: Literal["best", "last"] | None = None
+    checkpoint: Weights | None = None
     stochastic: bool = False
     trust: bool = False
     video: Path | None = None
@@ -46,7 +46,10 @@ def run(arguments: Sequence[str]) -> int:
         "--seed", type=natural, metavar="K", help="only this one of a run's seeds (all); RUN/seed_K means it, too"
     )
     parser.add_argument(
-        "--checkpoint", choices=["best", "last"], help="which weights (best, where an evaluation has chosen any)"
+        "--checkpoint",
+        type=which_weights,
+        metavar="best|last|STEP",
+        help="which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept",
     )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
     parser.add_argument("--json", action="store_true", help="print the result as JSON: of several runs, a list")
@@ -88,8 +91,8 @@ def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> in
     from deeprl_cli.runs.sweep_folder import read_sweep, run_of
     from deeprl_cli.sweeps.ranking import best_of, ranked
 
-    policy = wanted.checkpoint or "last"
-    wanted = replace(wanted, checkpoint=policy)
+    policy = "best" if wanted.checkpoint == "best" else "last"
+    wanted = replace(wanted, checkpoint="last" if wanted.checkpoint is None else wanted.checkpoint)
     told = []
     for row in best_of(ranked(read_sweep(folder).jobs, policy)):
         reports = []
@@ -208,7 +211,8 @@ def over_seeds(means: Sequence[float]) -> Report:
 
 def in_lines(report: Report, notes: Sequence[str]) -> str:
     """One run: a line for each seed, and what they come to together."""
-    lines = [f"{report['algo']} on {report['env']}, {report['checkpoint']} checkpoint, {report['episodes']} episodes"]
+    checkpoint = report["checkpoint"] if isinstance(report["checkpoint"], str) else f"step {report['checkpoint']}"
+    lines = [f"{report['algo']} on {report['env']}, {checkpoint} checkpoint, {report['episodes']} episodes"]
     for s, mean, std, length in zip(
         report["seeds"], report["return_mean"], report["return_std"], report["length_mean"], strict=True
     ):
@@ -227,7 +231,7 @@ def table(reports: Sequence[Report]) -> str:
         seeds = report["seeds"]
         counted = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
         told = "" if report["interval"] is None else _interval(report)
-        cells = (report["run"], report["algo"], report["env"], counted, report["checkpoint"])
+        cells = (report["run"], report["algo"], report["env"], counted, str(report["checkpoint"]))
         rows.append((*cells, f"{report['mean']:.2f}", told))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]

@@ -69,7 +69,7 @@ def _show(runs: Sequence[Mapping[str, Any]], root: Path) -> None:
     for one in runs:
         name = " ".join([one["name"] or "", *(f"#{tag}" for tag in one["tags"])]).strip()
         words = [
-            Text(one["status"], _STYLES.get(one["status"], "")),
+            Text(_status(one), _STYLES.get(one["status"], "")),
             *map(Text, (name, str(one["algo"]), str(one["env"]))),
         ]
         numbers = [str(one["seeds"]), _steps(one), number(one["return"]), age(one["age"])]
@@ -77,12 +77,21 @@ def _show(runs: Sequence[Mapping[str, Any]], root: Path) -> None:
     console.print(table)
 
 
+def _status(one: Mapping[str, Any]) -> str:
+    """With what ended it before its `total_steps`: `finished (stop.return=475)`."""
+    return f"{one['status']} ({str(one['reason']).partition(':')[0]})" if one["reason"] else str(one["status"])
+
+
 def _steps(one: Mapping[str, Any]) -> str:
     """How many, and of how many where it isn't done."""
     if one["steps"] is None:
         return "–"
     whole = one["total_steps"]
-    return f"{one['steps']:,}" if one["status"] == "finished" or not whole else f"{one['steps']:,} of {whole:,}"
+    return (
+        f"{one['steps']:,}"
+        if (one["status"] == "finished" and not one["reason"]) or not whole
+        else f"{one['steps']:,} of {whole:,}"
+    )
 
 
 def age(seconds: float) -> str:

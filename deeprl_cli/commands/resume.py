@@ -18,8 +18,8 @@ def run(arguments: Sequence[str]) -> int:
         prog="deeprl resume",
         description="Continue a run from its last checkpoint, as if it had never stopped; or "
         "continue what is not done of a stacked sweep (give its folder, runs/sweeps/…).",
-        epilog="You may change total_steps, eval.*, checkpoint.*, log.* and hardware.*. Schedules keep the horizon "
-        "that the run started with, unless you give horizon=….",
+        epilog="You may change total_steps, eval.*, stop.*, checkpoint.*, log.* and hardware.*. Schedules keep the "
+        "horizon that the run started with, unless you give horizon=….",
         allow_abbrev=False,
     )
     parser.takes_run()
@@ -65,6 +65,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.training.launch import counted, in_rank, launch, launched, membership, parallel, restarts
     from deeprl_cli.training.preflight import preflight
     from deeprl_cli.training.run import carry_out
+    from deeprl_cli.training.stopping import ended_by, release
 
     start = began()
     run, before = read_run(path)
@@ -83,6 +84,10 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
             if launched():
                 return run  # a rank died when all was done
             raise UserError(f"{run}: has done its {done} steps: to train on, give total_steps={2 * cfg.total_steps}")
+        if saved is not None and not launched() and (why := ended_by(cfg.stop, saved.state)) and _finished(run):
+            raise UserError(
+                f"{run}: has ended at step {done} of {cfg.total_steps} ({why}): to train on, give {release(why)}"
+            )
         if (others := goes_on_alone(run, done)) > 0:
             print(
                 f"{run} trained side by side with {others} other runs: alone, it goes on equal to rounding; "

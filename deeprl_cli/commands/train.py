@@ -20,12 +20,13 @@ deeprl train [key=value …] [flags]
   deeprl train algo=sac env=HalfCheetah-v5 seeds=4  four seeds together, in one process
   deeprl train algo=ppo algo.lr=1e-3 'algo.hidden=[64,64]' total_steps=1e6
   deeprl train env=FrozenLake-v1 env.kwargs.map_name=8x8
+  deeprl train env=CartPole-v1 stop.return=475 stop.evaluations=3
   deeprl train -m algo=ppo,dqn env=CartPole-v1,Acrobot-v1 seed=0,1,2
 
 Groups, each group=option:
 {groups}
-Keys of the run: seed, seeds, total_steps, eval.*, checkpoint.*, log.*, init_from, run_dir; below the groups: algo.*,
-env.*, network.*, hardware.*. Steps are environment steps of one seed.
+Keys of the run: seed, seeds, total_steps, eval.*, stop.*, checkpoint.*, log.*, init_from, run_dir; below the groups:
+algo.*, env.*, network.*, hardware.*. Steps are environment steps of one seed.
 If two give the same key, the later one wins: algo, env, network and hardware, tuned, experiment, command line.
 Tuned values are used without being asked for; tuned=none switches them off.
 

@@ -49,6 +49,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.runs.logger import RunLogger
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.runs.weights_chain import CHAIN_NAME, Comparison, WeightsChain, read_chain
+    from deeprl_cli.schema.course import NEVER, StopConfig
     from deeprl_cli.schema.group import as_one
     from deeprl_cli.training.assemble import assemble, make_trainer
     from deeprl_cli.training.asynchronous import workers_of
@@ -81,9 +82,9 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
         print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: other numbers may be meant")
     if (numerics := resolved.get("numerics", 1)) != NUMERICS:
         print(f"its numerics are of version {numerics}, these of {NUMERICS}: weights may differ by rounding")
-    quiet = dataclasses.replace(cfg.checkpoint, every=0, replay=False)
-    unseen = dataclasses.replace(cfg.eval, every=0)
-    cfg = as_one([dataclasses.replace(job, eval=unseen, checkpoint=quiet) for job in jobs])
+    quiet = dataclasses.replace(cfg.checkpoint, every=0, history=0, replay=False)
+    unseen, never = dataclasses.replace(cfg.eval, every=0), StopConfig(**NEVER)
+    cfg = as_one([dataclasses.replace(job, eval=unseen, checkpoint=quiet, stop=never) for job in jobs])
     seen = preflight(cfg)
     if parallel(cfg):
         return verify_in_ranks(run, cfg, hw.recorded(resolved), expected)

@@ -14,7 +14,7 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import build, to_plain
 
-FREE = ("total_steps", "horizon", "eval", "checkpoint", "log", "hardware")  # what may change on the way
+FREE = ("total_steps", "horizon", "eval", "stop", "checkpoint", "log", "hardware")  # what may change on the way
 
 
 def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -33,7 +33,7 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
                 f"'{text}': {head} is what this run is, and stays; a run with another starts afresh: deeprl train … "
                 f"(resume takes {', '.join(FREE)})"
             )
-        if key in ("eval", "checkpoint", "log"):
+        if key in ("eval", "stop", "checkpoint", "log"):
             raise ConfigError(f"'{text}': give one of its keys, {key}.…")
         if key == "hardware":
             values["hardware"] = _of_hardware(str(override.value()), values["hardware"])

@@ -38,6 +38,18 @@ class Evaluation:
     discounted: np.ndarray
     expected: np.ndarray | None
 
+    def among(self, members: slice, count: int) -> Evaluation:
+        """The same as that of some of `count` seeds, of which the others have NaN for returns."""
+
+        def spread(values: np.ndarray, filler: float) -> np.ndarray:
+            whole = np.full((count, values.shape[1]), filler, values.dtype)
+            whole[members] = values
+            return whole
+
+        floats = [spread(values, math.nan) for values in (self.returns, self.discounted)]
+        hopes = None if self.expected is None else spread(self.expected, math.nan)
+        return Evaluation(floats[0], spread(self.lengths, 0), floats[1], hopes)
+
     @property
     def return_mean(self) -> list[float]:
         return [float(mean) for mean in self.returns.mean(1)]

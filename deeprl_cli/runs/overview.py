@@ -18,9 +18,10 @@ _TAIL = 1 << 16  # bytes of metrics.csv that are read for its last rows
 
 
 def overview(run: Path) -> dict[str, Any]:
-    """`status`, `name`, `tags`, `algo`, `env`, `seeds` (how many), `steps` of one seed, `total_steps`, `return` (mean
-    over seeds, of the last policy; null where there is none yet), `age` (seconds since it began or last went on) and
-    `run`. `killed`: it has left no last words. Raises UserError where its config.yaml can't be read."""
+    """`status`, `reason` (why it ended before its `total_steps`, by `stop`), `name`, `tags`, `algo`, `env`, `seeds`
+    (how many), `steps` of one seed, `total_steps`, `return` (mean over seeds, of the last policy; null where there is
+    none yet), `age` (seconds since it began or last went on) and `run`. `killed`: it has left no last words. Raises
+    UserError where its config.yaml can't be read."""
     config = read_config(run)
     summary: Mapping[str, Any] = {}
     with suppress(UserError):
@@ -31,6 +32,7 @@ def overview(run: Path) -> dict[str, Any]:
         steps, value = _so_far(run)
     return {
         "status": RUNNING if alive else summary.get("status", KILLED),
+        "reason": None if alive else summary.get("reason"),
         "name": config.get("name"),
         "tags": config.get("tags") or [],
         "algo": config["algo"].get("name"),

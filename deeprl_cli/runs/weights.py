@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,11 +17,22 @@ from deeprl_cli.runs.checkpoint import load_checkpoint
 from deeprl_cli.runs.tensor_files import load_weights
 from deeprl_cli.schema.run import RunConfig
 
-Kind = Literal["best", "last"]
+Kind = Literal["best", "last"] | int  # a step: of those that `checkpoint.history` keeps
+_STEP = re.compile(r"step_(\d{1,18})")
 
 
 def best_path(run: Path, seed: int) -> Path:
     return run / "checkpoints" / "best" / f"seed_{seed}.safetensors"
+
+
+def history_path(run: Path, step: int, seed: int) -> Path:
+    return run / "checkpoints" / "history" / f"step_{step}" / f"seed_{seed}.safetensors"
+
+
+def history_steps(run: Path) -> list[int]:
+    """The steps of which weights are kept for good, in their order."""
+    folders = (run / "checkpoints" / "history").glob("step_*")
+    return sorted(int(found[1]) for folder in folders if (found := _STEP.fullmatch(folder.name)))
 
 
 def has_best(run: Path, seeds: list[int]) -> bool:
@@ -39,15 +51,20 @@ def load_best(policy: Policy, run: Path, seeds: list[int], first: int = 0) -> Te
 
     Raises UserError where a file is missing, damaged, or another's.
     """
-    steps = torch.zeros(len(seeds), dtype=torch.int64)
-    for index, seed in enumerate(seeds):
-        tensors, meta = load_weights(best_path(run, seed))
-        check_finite(best_path(run, seed), tensors)
+    return _load_files(policy, [best_path(run, seed) for seed in seeds], first)
+
+
+def _load_files(policy: Policy, files: list[Path], first: int = 0) -> Tensor:
+    """Each file into a seed of `policy`, from the `first` on; the steps that they tell."""
+    steps = torch.zeros(len(files), dtype=torch.int64)
+    for index, path in enumerate(files):
+        tensors, meta = load_weights(path)
+        check_finite(path, tensors)
         try:
             policy.load_weights(first + index, tensors)
             steps[index] = int(meta["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{best_path(run, seed)}: doesn't fit this run's config.yaml: {error}") from error
+            raise UserError(f"{path}: doesn't fit this run's config.yaml: {error}") from error
     return steps
 
 
@@ -74,9 +91,15 @@ def load_kept(policy: Policy, run: Path, cfg: RunConfig, checkpoint: Kind, name:
     """
     if checkpoint == "last":
         return torch.tensor([load_last(policy, run)] * cfg.seeds)
-    if not has_best(run, cfg.seed_list):
+    if checkpoint != "best":
+        if checkpoint not in (kept := history_steps(run)):
+            there = f"there are {', '.join(map(str, kept))}" if kept else "it keeps none (checkpoint.history=…)"
+            raise UserError(f"{name}: keeps no weights of step {checkpoint}: {there}, and best or last")
+        steps = _load_files(policy, [history_path(run, checkpoint, seed) for seed in cfg.seed_list])
+    elif not has_best(run, cfg.seed_list):
         raise UserError(f"{name}: no evaluation in training has chosen a best checkpoint: give --checkpoint last")
-    steps = load_best(policy, run, cfg.seed_list)
+    else:
+        steps = load_best(policy, run, cfg.seed_list)
     policy.algorithm.explore_at(done(steps, cfg.horizon or cfg.total_steps))  # not part of weights
     return steps
 

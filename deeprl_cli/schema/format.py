@@ -15,7 +15,7 @@ from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
 
 KEY = "format"
-FORMAT = 4  # files of format 1 don't say so
+FORMAT = 5  # files of format 1 don't say so
 
 _NO_EXPLORATION = {
     "kind": "none",
@@ -85,6 +85,10 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
                 "clip_mean": 2.0,
             }
         },
+    },
+    5: {
+        "": {"stop": {"return": None, "evaluations": 1, "minutes": None, "plateau": None}},
+        "checkpoint": {"history": 0},
     },
 }
 

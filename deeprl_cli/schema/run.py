@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.schema.course import CheckpointConfig, EvalConfig, LogConfig, StopConfig
 from deeprl_cli.schema.members import Member
 from deeprl_cli.schema.typed import VARIANTS, NonNegativeInt, PerMember, PositiveFloat, PositiveInt, UnitInterval
 
@@ -128,29 +129,6 @@ def device_of(config: HardwareConfig) -> Literal["cpu", "cuda"]:
     if isinstance(config, MultiprocessConfig):
         return config.device
     return "cuda" if config.name == "cuda" else "cpu"
-
-
-@dataclass(kw_only=True, slots=True)
-class EvalConfig:
-    """A run settles `every=auto` and records the number; `RunConfig.eval_every` has it."""
-
-    every: NonNegativeInt | Literal["auto"]
-    episodes: PositiveInt
-    final_episodes: PositiveInt
-    max_steps: PositiveInt
-
-
-@dataclass(kw_only=True, slots=True)
-class CheckpointConfig:
-    every: NonNegativeInt
-    keep: PositiveInt
-    replay: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class LogConfig:
-    every: PositiveInt
-    tensorboard: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -296,6 +274,7 @@ class RunConfig:
     total_steps: PositiveInt
     horizon: PositiveInt | None
     eval: EvalConfig
+    stop: StopConfig
     checkpoint: CheckpointConfig
     log: LogConfig
     init_from: str | None

@@ -58,26 +58,33 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
     Raises ConfigError naming the full key (`path`.key), the nearest valid key, or the type or range expected.
     """
-    fields = typing.get_type_hints(cls, include_extras=True)
+    names = _fields(cls)
+    fields = {key: kind for key, (_, kind) in names.items()}
     for key in values:
         if key not in fields:
             raise ConfigError(f"unknown key '{_join(path, key)}'{did_you_mean(str(key), fields)}")
     missing = [key for key in fields if key not in values]
     if missing:
         raise ConfigError(f"missing value for '{_join(path, missing[0])}': give {_join(path, missing[0])}=…")
-    return cls(**{key: _value(kind, values[key], _join(path, key)) for key, kind in fields.items()})
+    return cls(**{name: _value(kind, values[key], _join(path, key)) for key, (name, kind) in names.items()})
+
+
+def _fields(cls: type) -> dict[str, tuple[str, Any]]:
+    """By key, a field's name and type. A key that Python keeps for itself (`return`, `class`) is a field with an
+    underscore behind it."""
+    return {name.rstrip("_"): (name, kind) for name, kind in typing.get_type_hints(cls, include_extras=True).items()}
 
 
 def check(cls: type, values: Mapping[str, Any], path: str = "") -> None:
     """`build` for those of the keys that are there, nothing said of others. Raises ConfigError."""
-    for key, kind in typing.get_type_hints(cls, include_extras=True).items():
+    for key, (_, kind) in _fields(cls).items():
         if key in values:
             _value(kind, values[key], _join(path, key))
 
 
 def to_plain(config: Any) -> Any:
     """The inverse of `build`: nested dictionaries, lists and scalars, in field order."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(config, dict_factory=lambda items: {name.rstrip("_"): value for name, value in items})
 
 
 def _join(path: str, key: str) -> str:
@@ -167,7 +174,7 @@ def _first_fitting(options: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _first(kind: type) -> str:
-    return dataclasses.fields(kind)[0].name
+    return dataclasses.fields(kind)[0].name.rstrip("_")
 
 
 def _show(value: Any) -> str:

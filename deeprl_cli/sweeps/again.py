@@ -64,14 +64,19 @@ def going(unit: Sequence[int], jobs: Sequence[dict[str, Any]]) -> list[int]:
     failed = [number for number in unit if _failed(jobs[number])]
     if len(failed) == len(unit):
         return list(unit)
+    failed += [number for number in unit if _said(jobs[number], "finished")]  # and the sweep didn't live to hear it
     parted = [number for number in unit if len(unit) > 1 and alone_from(Path(jobs[number].get("run", ""))) is not None]
     return [number for number in unit if number not in (*failed, *parted) and jobs[number]["status"] != "done"]
 
 
 def _failed(job: dict[str, Any]) -> bool:
+    return job["status"] == "failed" and _said(job, "failed")
+
+
+def _said(job: dict[str, Any], status: str) -> bool:
     """By its own last words: a process that was killed has written none."""
     try:
-        return bool(job["status"] == "failed" and read_summary(Path(job.get("run", "")))["status"] == "failed")
+        return bool(read_summary(Path(job.get("run", "")))["status"] == status)
     except (UserError, LookupError):
         return False
 

@@ -57,20 +57,21 @@ def attempt_together(
     jobs: Sequence[tuple[RunConfig, Look]], running: Callable[[int, str], None], ended: Callable[[int, Outcome], None]
 ) -> Outcome:
     """Train these jobs as one. `running` is told the folder of each, `ended` what became of it, by its place among
-    them: of one that fails before the others, at once. What became of them all, as of one."""
+    them: of one that ends before the others, at once. What became of them all, as of one."""
     from deeprl_cli.training.group import train_together
 
     began, runs = time.monotonic(), [str(cfg.run_dir) for cfg, _ in jobs]
     over: set[int] = set()
 
-    def failed(number: int, error: Exception) -> None:
+    def early(number: int, error: Exception | None) -> None:
         over.add(number)
-        ended(number, {**failure(error), **left(runs[number], began)})
+        outcome = {"status": "done"} if error is None else failure(error)
+        ended(number, {**outcome, **left(runs[number], began)})
 
     def work() -> None:
         for number, run in enumerate(runs):
             running(number, run)
-        train_together([cfg for cfg, _ in jobs], [seen for _, seen in jobs], failed)
+        train_together([cfg for cfg, _ in jobs], [seen for _, seen in jobs], early)
 
     return _told_of_all(outcome_of(work), runs, over, ended, began)
 
@@ -83,11 +84,12 @@ def continue_together(
 
     began, over = time.monotonic(), set(before)
 
-    def failed(number: int, error: Exception) -> None:
+    def early(number: int, error: Exception | None) -> None:
         over.add(number)
-        ended(number, {**failure(error), **left(str(runs[number]), began)})
+        outcome = {"status": "done"} if error is None else failure(error)
+        ended(number, {**outcome, **left(str(runs[number]), began)})
 
-    outcome = outcome_of(lambda: resume_together(runs, configs, before, failed))
+    outcome = outcome_of(lambda: resume_together(runs, configs, before, early))
     return _told_of_all(outcome, [str(run) for run in runs], over, ended, began)
 
 

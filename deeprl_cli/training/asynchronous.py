@@ -234,6 +234,10 @@ class AsynchronousTrainer(Trainer):
         self.snapshot()
         super().checkpoint()
 
+    def keep_history(self) -> None:
+        self.snapshot()
+        super().keep_history()
+
     def state_dict(self) -> dict[str, Any]:
         """With what the same run in one process would need to go on from it."""
         steps = torch.tensor([self.steps])

@@ -25,10 +25,12 @@ from deeprl_cli.processes.hardware import Hardware
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training import together
-from deeprl_cli.training.figures import mean, next_multiple, of_episodes
+from deeprl_cli.training.figures import mean, next_multiple, of_episodes, of_optimiser, silenced
 from deeprl_cli.training.progress import Position
 from deeprl_cli.training.services import Services
+from deeprl_cli.training.share import Share
 from deeprl_cli.training.shares import Shares
+from deeprl_cli.training.stopping import Ending
 from deeprl_cli.training.stopwatch import Stopwatch
 
 ACT_BLOCK = 256  # steps of action noise drawn at a time
@@ -71,6 +73,7 @@ class Trainer(ABC):
         self.first_step_at: float | None = None  # time.monotonic() of the first environment step
         self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
+        self.evaluations: list[list[float]] = [[] for _ in self.best]  # of each seed, the mean return of each one
         self.last_evaluation: Evaluation | None = None
         self.evaluated_at: int | None = None  # step of the curve's last evaluation
         self._before_cut_evaluation: dict[str, Any] | None = None  # where one that a signal ended is to begin again
@@ -81,7 +84,7 @@ class Trainer(ABC):
         self._recent_return = float("nan")
         self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval_every, cfg.checkpoint.every
         self._clock, self._iterations = Stopwatch(), 0
-        self.stop_agreed = False  # with the other ranks
+        self.ending = Ending(cfg, self.shares)
 
     # --- for the loops --------------------------------------------------------------------------------------------
 
@@ -135,10 +138,11 @@ class Trainer(ABC):
     # --- the run --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train until `total_steps`, or until asked to stop; the last checkpoint is written either way."""
+        """Train until `total_steps`, a goal, or until asked to stop; the last checkpoint is written either way."""
         self.begin()
         self.to.progress.follow(self.position)
         try:
+            self.ending.look(self.evaluations, self.steps, self.save)  # at a goal that an interruption came before
             if self.cfg.eval_every and self.steps >= self._next_eval:
                 self.evaluate()  # which the interruption cut short
             while self.steps < self.cfg.total_steps and not self.time_to_stop():
@@ -148,6 +152,8 @@ class Trainer(ABC):
                     self.log()
                 if self.cfg.eval_every and self.steps >= self._next_eval:
                     self.evaluate()
+                if self.shares.history_due(self.steps):
+                    self.keep_history()
                 if self.cfg.checkpoint.every and self.steps >= self._next_checkpoint:
                     self.checkpoint()
         finally:
@@ -169,13 +175,7 @@ class Trainer(ABC):
         """Told when the last iteration is done, before what is pending is logged and the last checkpoint written."""
 
     def time_to_stop(self) -> bool:
-        """Whether it was asked to; ranks, to stop at the same step, ask one another now and then."""
-        if ranks.size() == 1:
-            return self.to.stopping()
-        self._iterations += 1
-        if not self.stop_agreed and self._iterations % max(1, together.LOOK_EVERY // self.length) == 0:
-            self.stop_agreed = ranks.any_of(self.to.stopping())
-        return self.stop_agreed
+        return self.ending.due(self.to.stopping, self.wall_seconds, self.length)
 
     def start(self) -> None:
         """First observations, before anything is stepped; a trainer restored from a checkpoint has them."""
@@ -227,15 +227,11 @@ class Trainer(ABC):
         values |= of_ended
         self.finished_episodes = [total + more for total, more in zip(self.finished_episodes, ended, strict=True)]
         values["rollout/episodes"] = [float(total) for total in self.finished_episodes]
-        optimiser = self.algorithm.optimisers()[0]
-        values["optim/lr"], values["optim/updates"] = optimiser.lr.tolist(), optimiser.steps.tolist()
-        values["optim/skipped"] = optimiser.skipped.tolist()
+        values |= of_optimiser(self.algorithm.optimisers()[0])
         values["time/steps_per_second"] = [self.steps_per_second] * self.num_seeds
         values["time/seconds"] = [self._clock.seconds] * self.num_seeds
-        for seed in self.silent_seeds():
-            values = {name: [*numbers[:seed], float("nan"), *numbers[seed + 1 :]] for name, numbers in values.items()}
         if ranks.rank() == 0:
-            self.shares.log(self.x_axis, values, self.steps, weights)
+            self.shares.log(self.x_axis, silenced(values, self.silent_seeds()), self.steps, weights)
         if self._episodes:
             self._recent_return = mean([episode[1] for episode in self._episodes])
         metrics, learned_at = self._metrics, self._learned_at
@@ -248,7 +244,7 @@ class Trainer(ABC):
         with self.to.progress.stage("evaluating"):
             result = ranks.told(self.returns_now() if ranks.rank() == 0 else None)
         if result is None:
-            self.stop_agreed = True
+            self.ending.asked = True
             return  # the run is about to end; half an evaluation is none
         self._next_eval = next_multiple(self.steps, self.cfg.eval_every)
         self.last_evaluation = result
@@ -256,9 +252,10 @@ class Trainer(ABC):
         for index, (achieved, best) in enumerate(zip(result.return_mean, self.best, strict=True)):
             if achieved > best:
                 self.best[index] = achieved
-                if ranks.rank() == 0:
-                    self.shares.keep_best(index, self.x_axis[index], achieved)
+                self.shares.keep_best(index, self.x_axis[index], achieved)
+            self.evaluations[index].append(achieved)
         self.to.progress.message(f"step {self.steps}: {in_words(self.cfg, result)}")
+        self.ending.look(self.evaluations, self.steps, self.save)
         self._clock.start()
 
     def add_to_curve(self, result: Evaluation) -> None:
@@ -286,10 +283,18 @@ class Trainer(ABC):
         self._clock.stop()
         if self.cfg.checkpoint.every:
             self._next_checkpoint = next_multiple(self.steps, self.cfg.checkpoint.every)
-        kept = self.shares.worth_keeping(self.steps)
+        self.save(self.shares.going)
+        self._clock.start()
+
+    def save(self, shares: Sequence[Share]) -> None:
+        """The checkpoints of these of the runs."""
+        kept = self.shares.worth_keeping(shares, self.steps)
         if kept:
             self.shares.save(kept, self.state_dict(), self.segments, self.steps)
-        self._clock.start()
+
+    def keep_history(self) -> None:
+        """Keep the weights for good."""
+        self.shares.keep_for_good(self.steps)
 
     def segments(self, members: slice = slice(None)) -> Segments:
         """Big immutable pieces of the checkpoint, of these members; none unless a loop has them."""
@@ -307,6 +312,7 @@ class Trainer(ABC):
             "act_noise": self.act_noise.state_dict(),
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
+            "evaluations": [list(means) for means in self.evaluations],
             "evaluated_at": self.evaluated_at,
             "finished_episodes": list(self.finished_episodes),
             "episodes": [list(episode) for episode in episodes],
@@ -331,10 +337,11 @@ class Trainer(ABC):
         self.act_noise.load_state_dict(state["act_noise"])
         self.update_noise.load_state_dict(state["update_noise"])
         self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
+        self.evaluations = [list(means) for means in state.get("evaluations", self.evaluations)]
         self._episodes = together.own_pending([(int(s), float(r), int(n)) for s, r, n in state["episodes"]])
         self._metrics = together.one_by_one(state["metrics"], self.device)
         self.evaluated_at = state.get("evaluated_at")
-        # checkpoints of the first versions have neither
+        # checkpoints of the first versions have neither these nor `evaluations`
         self._learned_at = state["learned_at"].tolist() if "learned_at" in state else [self.steps] * len(self._metrics)
         self.shares.restored(self.steps, state.get("finite"))
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]

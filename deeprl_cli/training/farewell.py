@@ -12,6 +12,7 @@ from deeprl_cli.envs.ids import metadata
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.rounding import iteration_of
+from deeprl_cli.training.stopping import release
 
 
 def span(seeds: Sequence[int]) -> str:
@@ -38,7 +39,8 @@ def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
         counted = f"{steps:,} of {cfg.total_steps:,} steps"
     elif steps > cfg.total_steps and iteration_of(cfg) is None:
         counted += f" instead of {cfg.total_steps:,} (episodes were played to their end)"
-    lines = [f"{summary['status']}: {counted} in {summary['wall_seconds']:.0f} s"]
+    why = f" ({summary['reason']})" if summary["reason"] else ""
+    lines = [f"{summary['status']}: {counted} in {summary['wall_seconds']:.0f} s{why}"]
     if evaluation is not None:
         lines.append(f"return of the last policy  {_returns(evaluation['return_mean'])}")
         lines.append(f"return of the best policy  {_returns(evaluation['best_return_mean'])}")
@@ -56,6 +58,7 @@ def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[st
     trust = " --trust" if ":" in cfg.env.id else ""  # its module is imported
     stopped = summary["status"] == "interrupted" and summary["total_steps"] < cfg.total_steps
     further = "" if summary["total_steps"] < cfg.total_steps else f" total_steps={2 * summary['total_steps']}"
+    further += f" {release(summary['reason'])}" if summary["reason"] else ""
     rows = [("see its curves", f"tensorboard --logdir {name}")]
     if _installed("matplotlib"):
         rows.append(("", f"deeprl plot {name}"))

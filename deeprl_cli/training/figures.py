@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
+from deeprl_cli.rl.optimisers import Optimiser
 from deeprl_cli.training.together import Episode
 
 
@@ -15,6 +17,17 @@ def next_multiple(steps: int, every: int) -> int:
 def mean(values: Sequence[float]) -> float:
     """NaN of nothing."""
     return sum(values) / len(values) if values else float("nan")
+
+
+def of_optimiser(optimiser: Optimiser) -> dict[str, list[float]]:
+    """What is logged of an optimiser, a number for each seed."""
+    names = {"optim/lr": optimiser.lr, "optim/updates": optimiser.steps, "optim/skipped": optimiser.skipped}
+    return {name: values.tolist() for name, values in names.items()}
+
+
+def silenced(values: Mapping[str, list[float]], seeds: Sequence[int]) -> dict[str, list[float]]:
+    """NaN for these seeds."""
+    return {name: [math.nan if s in seeds else n for s, n in enumerate(numbers)] for name, numbers in values.items()}
 
 
 def of_episodes(episodes: Sequence[Episode], num_seeds: int) -> tuple[dict[str, list[float]], list[int]]:

@@ -27,9 +27,10 @@ OTHER_FILES = 200
 
 
 def train_together(
-    jobs: Sequence[RunConfig], looks: Sequence[Look], failed: Callable[[int, Exception], None]
+    jobs: Sequence[RunConfig], looks: Sequence[Look], left: Callable[[int, Exception | None], None]
 ) -> list[Path]:
-    """Train these runs, preflighted, as one; their folders. `failed` is told of one that ends before the others.
+    """Train these runs, preflighted, as one; their folders. `left` is told of one that ends before the others, with its
+    goal reached or for an error.
 
     Raises what `train` does, for what ends them all.
     """
@@ -46,15 +47,14 @@ def train_together(
         write_group(runs, jobs)
         return runs
 
-    return carry_out(cfg, looks[0], start, folders, failed=by_number(jobs, failed))
+    return carry_out(cfg, looks[0], start, folders, left=by_number(jobs, left))
 
 
-def by_number(jobs: Sequence[RunConfig], failed: Callable[[int, Exception], None]) -> Callable[[Share], None]:
+def by_number(jobs: Sequence[RunConfig], left: Callable[[int, Exception | None], None]) -> Callable[[Share], None]:
     """Told of a run by its place among `jobs`."""
 
     def told(share: Share) -> None:
-        assert share.failed is not None
-        failed(next(number for number, job in enumerate(jobs) if job is share.job), share.failed)
+        left(next(number for number, job in enumerate(jobs) if job is share.job), share.failed)
 
     return told
 
@@ -75,7 +75,7 @@ def resume_together(
     runs: Sequence[Path],
     jobs: Sequence[RunConfig],
     ended: Collection[int],
-    failed: Callable[[int, Exception], None],
+    left: Callable[[int, Exception | None], None],
 ) -> list[Path]:
     """Go on with a group from the newest step of which all its runs have a checkpoint; those that had `ended` before
     the others (their numbers) stay as they are. From the first step, where none has a checkpoint.
@@ -93,7 +93,7 @@ def resume_together(
         if not saved:
             print("no checkpoint yet: it starts again from its first step", flush=True)
         hardware = hw.recorded(read_config(runs[0])["resolved"])
-        return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, by_number(jobs, failed))
+        return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, by_number(jobs, left))
 
 
 def common_checkpoints(runs: Sequence[Path], ended: Collection[int]) -> list[Checkpoint | None]:

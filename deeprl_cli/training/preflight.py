@@ -12,6 +12,7 @@ from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.asynchronous import check_workers
 from deeprl_cli.training.demonstrations import check_demonstrations
 from deeprl_cli.training.launch import check_ranks
+from deeprl_cli.training.stopping import check_stop
 
 
 def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -> Look:
@@ -23,6 +24,7 @@ def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -
     check_device(cfg.hardware)
     check_workers(cfg)
     check_ranks(cfg)
+    check_stop(cfg)
     seen = seen or look(cfg.env)
     check_algorithm(cfg.algo, cfg.network, seen.spec)
     check_memory(cfg, seen.spec)

@@ -21,7 +21,7 @@ from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import UserError
 from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, cut_short, final_evaluation
 from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
-from deeprl_cli.policy import Policy
+from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.processes import ranks
 from deeprl_cli.processes.signals import began, stop_on_signals
@@ -29,6 +29,7 @@ from deeprl_cli.runs.checkpoint import Checkpoint
 from deeprl_cli.runs.folder import create_run_folder, write_summary
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.logger import RunLogger
+from deeprl_cli.runs.weights import load_last
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.assemble import assemble, make_trainer, resolved_hardware
@@ -92,10 +93,10 @@ def carry_out(
     folders: Callable[[ExitStack, hw.Hardware], Sequence[Path]],
     hardware: hw.Hardware | None = None,
     saved: Sequence[Checkpoint | None] = (),
-    failed: Callable[[Share], None] = lambda share: None,
+    left: Callable[[Share], None] = lambda share: None,
 ) -> list[Path]:
     """Train `cfg` in the locked `folders` it is given, one for each of its jobs; `hardware` and `saved` are those of a
-    run that goes on. Of several, those that had ended before the others have nothing saved; `failed` is told of one
+    run that goes on. Of several, those that had ended before the others have nothing saved; `left` is told of one
     that does now.
 
     Raises UserError where the disk gives out or `saved` doesn't fit, SystemExit as `train` does.
@@ -144,14 +145,18 @@ def carry_out(
         def record(share: Share, status: str, final: tuple[Evaluation, Evaluation] | None = None) -> dict[str, Any]:
             summary = summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status)
             write_summary(own_dirs[trainer.shares.all.index(share)], summary)
-            share.outlet.logger.text("status", f"{status} at step {trainer.steps}")  # a curve doesn't say why it ends
+            why = f": {summary['reason']}" if summary["reason"] else ""
+            share.outlet.logger.text("status", f"{status} at step {trainer.steps}{why}")  # a curve doesn't say it
             best = final[1].return_mean[share.members] if final else []
             share.outlet.logger.ends(trainer.steps, status, best)
             return summary
 
         def ended(share: Share) -> None:
-            record(share, "failed")
-            failed(share)
+            if share.reason is None:
+                record(share, "failed")
+            else:
+                record(share, "finished", own_last_words(share, trainer, asked))
+            left(share)
 
         services = Services(outlets, progress, asked, ended)
         trainer, compiler = make_trainer(cfg, parts, services)
@@ -169,7 +174,7 @@ def carry_out(
         try:
             trainer.run()
             parts.close()
-            final = last_words(trainer, homes, lambda: trainer.stop_agreed or asked())
+            final = last_words(trainer, homes, lambda: trainer.ending.asked or asked())
             if cut := cut_short(cfg, *final):
                 progress.message(f"final evaluation: {cut}")
             if seen.transcripts and trainer.shares.alone:
@@ -189,7 +194,7 @@ def carry_out(
         finally:
             with suppress(*([OSError] if status == "failed" else [])):  # the disk may be what failed
                 for share in trainer.shares:
-                    if share.failed is None:
+                    if not share.left:
                         summary = record(share, status, final)
     if ranks.rank() == 0 and trainer.shares.alone:
         print(farewell(run_dir, cfg, summary))
@@ -211,6 +216,17 @@ def last_words(trainer: Trainer, homes: Sequence[Path], stopping: Callable[[], b
     progress.status("")
     trainer.add_to_curve(final[0])
     return final
+
+
+def own_last_words(share: Share, trainer: Trainer, stopping: Callable[[], bool]) -> tuple[Evaluation, Evaluation]:
+    """The same of one run that ends before the others, whose members have gone on training when it is played: from its
+    checkpoint, as the run alone. Raises EvaluationStopped."""
+    policy = make_policy(share.job, trainer.algorithm.spec)
+    load_last(policy, share.outlet.run_dir)
+    with trainer.to.progress.stage(f"final evaluation of {share.outlet.name}"):
+        found = final_evaluation(share.job, policy, [share.outlet.run_dir], stopping, told=trainer.to.progress.counted)
+    last, best = (one.among(share.members, trainer.num_seeds) for one in found)
+    return last, best
 
 
 def show_transcripts(policy: Policy, cfg: RunConfig, when: str) -> str:

@@ -10,17 +10,17 @@ from deeprl_cli.training.share import Outlet, Share
 
 
 class Services:
-    """Where the results of each run go that a trainer trains, and who may stop it. `failed` is told of one that ends
-    before the others."""
+    """Where the results of each run go that a trainer trains, and who may stop it. `left` is told of one that ends
+    before the others, with its goal reached or because it failed."""
 
     def __init__(
         self,
         outlets: Sequence[Outlet],
         progress: Progress,
         stopping: Callable[[], bool],
-        failed: Callable[[Share], None] = lambda share: None,
+        left: Callable[[Share], None] = lambda share: None,
     ) -> None:
-        self.outlets, self.progress, self.stopping, self.failed = list(outlets), progress, stopping, failed
+        self.outlets, self.progress, self.stopping, self.left = list(outlets), progress, stopping, left
 
     @property
     def name(self) -> Path:

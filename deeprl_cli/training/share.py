@@ -13,7 +13,7 @@ from deeprl_cli.policy import Policy
 from deeprl_cli.runs.checkpoint import save_checkpoint
 from deeprl_cli.runs.logger import RunLogger
 from deeprl_cli.runs.tensor_files import save_weights
-from deeprl_cli.runs.weights import best_path
+from deeprl_cli.runs.weights import best_path, history_path
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.finite import FiniteWatch
@@ -29,13 +29,16 @@ class Outlet:
 
 
 class Share:
-    """One run's `members` of the seed axis. `failed` is why it has ended before the others."""
+    """One run's `members` of the seed axis. `left`: it has ended before the others, for what `failed` says, or for its
+    goal; `reason` is why it ends before its `total_steps`."""
 
     def __init__(self, job: RunConfig, first: int, outlet: Outlet, policy: Policy) -> None:
         self.job, self.outlet, self.members = job, outlet, slice(first, first + job.seeds)
         self.watch = FiniteWatch(policy, job.seed_list, first)
         self.checkpoint_step: int | None = None  # of the last checkpoint on the disk
+        self.left = False
         self.failed: Exception | None = None
+        self.reason: str | None = None
 
     @property
     def indices(self) -> range:
@@ -53,6 +56,11 @@ class Share:
         seed = self.job.seed_list[index - self.members.start]
         note = {"step": step, "return_mean": return_mean}
         save_weights(best_path(self.outlet.run_dir, seed), policy.weights(index), note)
+
+    def keep_for_good(self, policy: Policy, step: int) -> None:
+        """The weights of its members, at a step of the trainer's."""
+        for index, seed in zip(self.indices, self.job.seed_list, strict=True):
+            save_weights(history_path(self.outlet.run_dir, step, seed), policy.weights(index), {"step": step})
 
     def save(self, state: dict[str, Any], segments: Segments, step: int, keep: int) -> None:
         """Its checkpoint. `state` and `segments` are of its members alone."""

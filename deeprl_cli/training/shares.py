@@ -12,6 +12,7 @@ from deeprl_cli.algorithm import Metrics
 from deeprl_cli.data.replay import Segments
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import TrainingError
+from deeprl_cli.evaluation.evaluate import EvaluationStopped
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.schema.run import RunConfig
@@ -32,6 +33,7 @@ class Shares:
             self.all.append(Share(job, sum(share.job.seeds for share in self.all), outlet, policy))
         self.alone = len(self.all) == 1
         self.left = np.zeros(cfg.seeds, bool)
+        self._looked_at = 0  # step at which it was asked whether weights are to be kept for good
         for part in envs:
             part.apart = not self.alone
 
@@ -40,7 +42,7 @@ class Shares:
 
     @property
     def going(self) -> list[Share]:
-        return [share for share in self.all if share.failed is None]
+        return [share for share in self.all if not share.left]
 
     def of(self, member: int) -> Share:
         return next(share for share in self.all if member in share.indices)
@@ -49,18 +51,35 @@ class Shares:
 
     def end(self, share: Share, error: Exception, step: int) -> None:
         """One of several runs can't go on, and the others do. Raises `error` where there is no other."""
-        if share.failed is not None:
+        if share.left:
             return
         if len(self.going) == 1:
             raise error
         told = explained([share], step, error)
         self.leave(share, told)
-        self.to.failed(share)
+        self.to.left(share)
         rest = len(self.going)
         self.to.progress.message(f"{first_line(told)} ({'the other goes' if rest == 1 else f'{rest} others go'} on)")
 
-    def leave(self, share: Share, failed: Exception) -> None:
-        share.failed = failed
+    def finish(self, share: Share, reason: str, step: int) -> None:
+        """One of several runs has reached its goal, and the others go on. Raises EvaluationStopped where it was asked
+        to stop before the run had its final evaluation: it then ends when it goes on."""
+        share.reason = reason
+        try:
+            self.to.left(share)
+        except EvaluationStopped:
+            share.reason = None
+            raise
+        self.leave(share)
+        self.to.progress.message(f"{share.outlet.name}: finished at step {step} ({reason})")
+
+    @property
+    def over(self) -> bool:
+        """Whether all that go on have reached their goals."""
+        return all(share.reason is not None for share in self.going)
+
+    def leave(self, share: Share, failed: Exception | None = None) -> None:
+        share.left, share.failed = True, failed
         self.left[share.members] = True
         for part in self.envs:
             part.leave(share.indices)
@@ -96,17 +115,28 @@ class Shares:
                 self.end(share, error, step)
 
     def keep_best(self, index: int, step: int, return_mean: float) -> None:
-        """The weights of a member, by its place on the axis."""
+        """The weights of a member, by its place on the axis; on rank 0."""
         share = self.of(index)
-        if share.failed is None:
+        if not share.left and ranks.rank() == 0:
             share.keep_best(self.policy, index, step, return_mean)
+
+    def history_due(self, step: int) -> bool:
+        """Whether one of the steps at which weights are kept for good has been passed since this was asked before."""
+        parts, total = self.cfg.checkpoint.history, self.cfg.total_steps
+        before, self._looked_at = self._looked_at, step
+        return parts * min(step, total) // total > parts * min(before, total) // total
+
+    def keep_for_good(self, step: int) -> None:
+        """The weights of all that go on; on rank 0."""
+        for share in self.going if ranks.rank() == 0 else []:
+            share.keep_for_good(self.policy, step)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
-    def worth_keeping(self, step: int) -> list[Share]:
-        """The runs that have learned something; one without finite parameters ends. Raises TrainingError."""
+    def worth_keeping(self, shares: Sequence[Share], step: int) -> list[Share]:
+        """Those that have learned something; one without finite parameters ends. Raises TrainingError."""
         kept = []
-        for share in self.going:
+        for share in shares:
             try:
                 share.watch.check_parameters(step)
             except TrainingError as error:
@@ -137,6 +167,7 @@ class Shares:
 
     def restored(self, step: int, watched: Mapping[str, Any] | None) -> None:
         """Go on from a checkpoint of `step`, and from what `watched()` was then (the first versions had none)."""
+        self._looked_at = step
         for share in self.all:
             share.checkpoint_step = step
             share.watch.load_state_dict(None if watched is None else of_watch(watched, share.members))

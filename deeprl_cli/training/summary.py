@@ -39,4 +39,5 @@ def summarise(
             "best_return_mean": (final[1].return_mean if final else list(trainer.best))[own],
         },
         "status": status,
+        "reason": share.reason if status == "finished" else None,
     }
