@@ -26,8 +26,8 @@ def evaluate_trained(
     told: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Policy, Evaluation]:
     """The policies of all seeds, and what each earns in `episodes` episodes of its own. `apart` is added to the seeds
-    for these: neither those of training are played nor those that chose the best checkpoint. `told` hears how many of how
-    many each seed has played. Raises UserError."""
+    for these: neither those of training are played nor those that chose the best checkpoint. `told` hears how many
+    of how many each seed has played. Raises UserError."""
     seeds = cfg.seed_list
     fresh = [seed + apart for seed in seeds]
     # one small batch after another: more threads only wait for each other
