@@ -31,6 +31,7 @@ Verbs:
   deeprl list runs                            your runs: status, steps, return
   deeprl compare runs/a --against runs/b      do they differ, and how sure is that?
   deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure is that?
+  deeprl tune algo=ppo env=CartPole-v1        search hyper-parameters; the best beside the defaults
   deeprl bench classic                        train a suite, and compare its returns with bars
   deeprl list algos|envs|networks|hardware    what you can choose from
   deeprl doctor                               what this machine has, what is broken, and what mends it
@@ -82,7 +83,8 @@ def run(arguments: Sequence[str]) -> int:
 
 # what others call a verb
 _OTHER_VERBS = {
-    "train": "run fit learn start multirun sweep tune optimize",
+    "train": "run fit learn start multirun",
+    "tune": "optimize optimise hpo search",
     "eval": "evaluate enjoy play test watch render record video predict score",
     "resume": "continue restart load restore",
     "verify": "reproduce replicate",

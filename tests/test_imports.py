@@ -32,6 +32,7 @@ FLOORS = (
     ("evaluation", "reports"),
     ("training", "deploy"),
     ("sweeps", "bench", "api"),
+    ("tuning",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -16,7 +16,8 @@ from deeprl_cli.config.slips import refuse_slips, several, unread
 from deeprl_cli.errors import ConfigError
 
 OPEN = "env.kwargs"  # the one mapping of a run that takes any key
-PATHS = ("init_from", "run_dir", "hydra.sweep.dir")  # which may hold a `=`, as folders of sweeps do
+# values which may hold a `=`, as folders of sweeps do
+PATHS = ("init_from", "run_dir", "hydra.sweep.dir", "study", "storage", "out")
 _WORD = re.compile(r"[A-Za-z_][\w./-]*")  # text that needs no quotes, but for what would be read as another type
 _NO_WORDS = ("true", "false", "null", "nan", "inf")
 # set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
@@ -32,13 +33,13 @@ NAMES = {
 def parse(overrides: Sequence[str], *, sweep: bool = False) -> list[Override]:
     """Overrides in Hydra's grammar, each checked on its own; without `sweep`, several values at once are refused."""
     refuse_slips(overrides)
-    parsed = [_parse_one(text) for text in overrides]
+    parsed = [parse_one(text) for text in overrides]
     for override in parsed:
         _check(override, sweep)
     return parsed
 
 
-def _parse_one(text: str) -> Override:
+def parse_one(text: str) -> Override:
     if "=" not in text and not text.startswith("~"):
         raise ConfigError(f"'{text}': an override is key=value; for example {text.strip('.')}=1")
     if text.startswith("="):
@@ -48,7 +49,7 @@ def _parse_one(text: str) -> Override:
     except OverrideParseException:
         key, _, value = text.partition("=")
         if key in PATHS and "'" not in value and '"' not in value:
-            return _parse_one(f"{key}='{value}'")
+            return parse_one(f"{key}='{value}'")
         raise unread(text) from None
 
 

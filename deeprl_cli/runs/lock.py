@@ -62,6 +62,22 @@ def locked(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def alone(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock of this name in the folder for a moment, as soon as whoever has it lets go."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _take(flock: Callable[[int, int], None], descriptor: int, how: int) -> None:
     for left in reversed(range(TRIES)):
         try:

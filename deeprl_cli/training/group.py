@@ -11,13 +11,14 @@ from deeprl_cli.envs.look import Look
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.processes.signals import began
-from deeprl_cli.runs.checkpoint import Checkpoint, intact_checkpoints
+from deeprl_cli.runs.checkpoint import Checkpoint, intact_checkpoints, newest_checkpoint
 from deeprl_cli.runs.folder import create_run_folder, read_config
 from deeprl_cli.runs.group_record import write_group
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.schema.group import as_one
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.preflight import preflight
+from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.run import carry_out
 from deeprl_cli.training.share import Share
 from deeprl_cli.training.stack import TOGETHER
@@ -27,7 +28,10 @@ OTHER_FILES = 200
 
 
 def train_together(
-    jobs: Sequence[RunConfig], looks: Sequence[Look], left: Callable[[int, Exception | None], None]
+    jobs: Sequence[RunConfig],
+    looks: Sequence[Look],
+    left: Callable[[int, Exception | None], None],
+    shown: Callable[..., Progress] = Progress,
 ) -> list[Path]:
     """Train these runs, preflighted, as one; their folders. `left` is told of one that ends before the others, with its
     goal reached or for an error.
@@ -47,7 +51,7 @@ def train_together(
         write_group(runs, jobs)
         return runs
 
-    return carry_out(cfg, looks[0], start, folders, left=by_number(jobs, left))
+    return carry_out(cfg, looks[0], start, folders, left=by_number(jobs, left), shown=shown)
 
 
 def by_number(jobs: Sequence[RunConfig], left: Callable[[int, Exception | None], None]) -> Callable[[Share], None]:
@@ -76,6 +80,7 @@ def resume_together(
     jobs: Sequence[RunConfig],
     ended: Collection[int],
     left: Callable[[int, Exception | None], None],
+    shown: Callable[..., Progress] = Progress,
 ) -> list[Path]:
     """Go on with a group from the newest step of which all its runs have a checkpoint; those that had `ended` before
     the others (their numbers) stay as they are. From the first step, where none has a checkpoint.
@@ -93,12 +98,16 @@ def resume_together(
         if not saved:
             print("no checkpoint yet: it starts again from its first step", flush=True)
         hardware = hw.recorded(read_config(runs[0])["resolved"])
-        return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, by_number(jobs, left))
+        told = by_number(jobs, left)
+        return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, told, shown)
 
 
 def common_checkpoints(runs: Sequence[Path], ended: Collection[int]) -> list[Checkpoint | None]:
     """The checkpoints of the newest step that all runs have one of, but for those that have `ended`; [] where no run
     has any. Raises UserError where they have none in common."""
+    if len(runs) == 1:
+        alone = newest_checkpoint(runs[0] / "checkpoints" / "last")
+        return [] if alone is None else [alone]
     found = [
         None if number in ended else intact_checkpoints(run / "checkpoints" / "last", TOGETHER)
         for number, run in enumerate(runs)

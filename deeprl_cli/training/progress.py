@@ -43,11 +43,12 @@ class Position(NamedTuple):
 class Progress:
     """A context manager around a training run of `total_steps` environment steps per seed.
 
-    `stream` (standard output by default) decides the form: live on a capable terminal, plain lines otherwise.
+    `stream` (standard output by default) decides the form: live on a capable terminal, plain lines otherwise. A `label`
+    stands before the line, and leaves out all others: the run is one of many.
     """
 
-    def __init__(self, total_steps: int, seeds: int, stream: TextIO | None = None) -> None:
-        self._total, self._seeds = total_steps, seeds
+    def __init__(self, total_steps: int, seeds: int, stream: TextIO | None = None, label: str = "") -> None:
+        self._total, self._seeds, self._label = total_steps, seeds, label
         self._stream = sys.stdout if stream is None else stream
         self._look: Callable[[], Position] | None = None
         self._start = (0, 0.0)  # step and time that the pace counts from: a resumed run starts late
@@ -91,7 +92,7 @@ class Progress:
         if self._teller is not None:
             self._teller.join()
             self._teller = None
-            if self._look is not None and self._position().step != self._printed_step:
+            if self._look is not None and self._position().step != self._printed_step and not self._label:
                 self._print(self.line())
 
     def follow(self, look: Callable[[], Position]) -> None:
@@ -101,6 +102,8 @@ class Progress:
 
     def message(self, text: str) -> None:
         """One line that stays: above the live line on a terminal."""
+        if self._label:
+            return
         if self._live is not None and self._console is not None:
             self._console.print(text, markup=False, soft_wrap=True)
         else:
@@ -116,7 +119,7 @@ class Progress:
     def status(self, text: str) -> None:
         """Name the stage under way, such as `compiling`, until the next call; an empty text ends it. Where nobody looks
         it is a line of its own."""
-        if text and text != self._stage and not self._terminal:
+        if text and text != self._stage and not self._terminal and not self._label:
             self._print(text)
         self._begin(text)
 
@@ -142,7 +145,8 @@ class Progress:
     def line(self) -> str:
         """The state of the run in one plain line."""
         at = self._position()
-        parts = [f"step {at.step}/{self._total} ({self._fraction(at):.0%})", f"return {self._return_text(at)}"]
+        parts = [self._label] if self._label else []
+        parts += [f"step {at.step}/{self._total} ({self._fraction(at):.0%})", f"return {self._return_text(at)}"]
         parts += [f"{at.steps_per_second:.0f} steps/s", f"{_clock(self._seconds_left(at))} left"]
         return "  ".join([*parts, *filter(None, [self._stage_text(at)])])
 
@@ -199,6 +203,8 @@ class Progress:
         spinner = _SPINNER[int(time.monotonic() * _REDRAWS_PER_SECOND) % len(_SPINNER)]
         line = Text(" " if self._over.is_set() else spinner, no_wrap=True)
         steps = f"  {at.step:,}/{self._total:,}"
+        if self._label:
+            line.append(f" {self._label}", "bold")
         if stage:
             rest = [(f"  {stage}", "yellow")]
         else:
@@ -207,7 +213,7 @@ class Progress:
                 (f"  {at.steps_per_second:,.0f} steps/s", "cyan"),
                 (f"  {_clock(self._seconds_left(at))} left", "yellow"),
             ]
-        used = 2 + len(steps) + sum(len(text) for text, _ in rest)
+        used = line.cell_len + 1 + len(steps) + sum(len(text) for text, _ in rest)
         bar = min(_LONGEST_BAR, width - used)
         if bar >= _SHORTEST_BAR:
             full = round(self._fraction(at) * bar)

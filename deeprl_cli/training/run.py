@@ -57,8 +57,9 @@ from deeprl_cli.training.summary import summarise
 NOWHERE: Any = None  # where a run would write that had ended before the group of which it was goes on
 
 
-def train(cfg: RunConfig, seen: Look | None = None) -> Path:
-    """Run `cfg` to its end; returns the run folder. `seen`: of its environment, by whoever has looked already.
+def train(cfg: RunConfig, seen: Look | None = None, shown: Callable[..., Progress] = Progress) -> Path:
+    """Run `cfg` to its end; returns the run folder. `seen`: of its environment, by whoever has looked already. `shown`
+    makes what a person sees of it.
 
     Raises UserError for what can't be trained, SystemExit(130 or 143) after a clean stop by a signal.
     """
@@ -74,7 +75,7 @@ def train(cfg: RunConfig, seen: Look | None = None) -> Path:
         return [run_dir]
 
     with membership(cfg):
-        return carry_out(cfg, seen, start, fresh_folder)[0]
+        return carry_out(cfg, seen, start, fresh_folder, shown=shown)[0]
 
 
 def launch_fresh(cfg: RunConfig, spec: EnvSpec) -> Path:
@@ -94,6 +95,7 @@ def carry_out(
     hardware: hw.Hardware | None = None,
     saved: Sequence[Checkpoint | None] = (),
     left: Callable[[Share], None] = lambda share: None,
+    shown: Callable[..., Progress] = Progress,
 ) -> list[Path]:
     """Train `cfg` in the locked `folders` it is given, one for each of its jobs; `hardware` and `saved` are those of a
     run that goes on. Of several, those that had ended before the others have nothing saved; `left` is told of one
@@ -110,7 +112,7 @@ def carry_out(
         run_dir, points = run_dirs[0], saved or [None] * len(run_dirs)
         screen = None if ranks.rank() == 0 else stack.enter_context(open(os.devnull, "w"))
         done = next((point.state["steps"] for point in points if point is not None), 0)
-        progress = Progress(planned_steps(cfg, done), cfg.seeds, screen)
+        progress = shown(planned_steps(cfg, done), cfg.seeds, screen)
         signals = stack.enter_context(stop_on_signals(shown=progress.stopping))
         stack.enter_context(progress)
         where = str(run_dir) if len(run_dirs) == 1 else f"{len(run_dirs)} runs together, the first in {run_dir}"
@@ -197,7 +199,7 @@ def carry_out(
                     if not share.left:
                         summary = record(share, status, final)
     if ranks.rank() == 0 and trainer.shares.alone:
-        print(farewell(run_dir, cfg, summary))
+        progress.message(farewell(run_dir, cfg, summary))
     if signals.received is not None:
         raise SystemExit(128 + signals.received)
     return run_dirs

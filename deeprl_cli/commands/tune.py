@@ -1,0 +1,70 @@
+"""`deeprl tune`: search hyper-parameters, many trials stacked as one; in the end the best beside the defaults."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.errors import UserError
+from deeprl_cli.processes.waiting import wait_politely
+
+HELP = """\
+deeprl tune [key=value …] [key=RANGE …] [flags]
+deeprl tune STUDY                                    go on with a study: its folder
+
+  deeprl tune algo=ppo env=CartPole-v1               the space kept for PPO, 64 trials of 3 seeds
+  deeprl tune algo=sac env=Pendulum-v1 trials=16 seeds=2 total_steps=5000
+  deeprl tune algo=ppo env=CartPole-v1 'algo.lr=interval(1e-5,1e-2)' 'algo.gamma=choice(.95,.99,.999)'
+
+Ranges, for keys of algo.…, network.…, env.…:
+  interval(LOW,HIGH)     numbers between; by their logarithm where HIGH is ten times LOW or more
+  int(interval(…))       whole numbers
+  tag(log,interval(…))   by their logarithm; tag(linear,…) not; tag(one_minus,…) by that of 1 less the number
+  choice(A,B,…), A,B     any of these
+  range(START,STOP,STEP)
+Every other key=value is one of a run, for all trials: `deeprl train --help`. total_steps is each trial's.
+
+Keys of the study:
+{keys}
+Ctrl-C stops it, and the same command goes on (or deeprl tune STUDY). Typed in several terminals, they share the work.
+
+Flags:
+  -h, --help             this text
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="deeprl tune", add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    flags = parser.parse_intermixed_args(arguments)
+    if flags.help:
+        print(HELP.format(keys=_keys()), end="")
+        return 0
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("deeprl tune needs Optuna: pip install 'deeprl-cli[tune]'")
+    return tune(flags.words)
+
+
+def tune(words: Sequence[str]) -> int:
+    """Begin a study, or go on with one; the exit code. Raises UserError."""
+    from deeprl_cli.config.slips import refuse_twice
+
+    refuse_twice(words)
+    wait_politely()
+    from deeprl_cli.tuning.start import opened
+
+    plan = opened(words)
+
+    from deeprl_cli.tuning.work import work
+
+    return work(plan)
+
+
+def _keys() -> str:
+    """The study's keys with the comments of their file."""
+    from deeprl_cli.config.files import config_dir
+
+    lines = (config_dir() / "tune.yaml").read_text(encoding="utf-8").splitlines()
+    return "\n".join(f"  {line.replace(': ', '=', 1)}" for line in lines if not line.startswith("#")) + "\n"

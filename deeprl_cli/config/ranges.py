@@ -1,0 +1,162 @@
+"""What is typed behind `deeprl tune`, taken apart: keys of the study, of its runs, and the ranges that it searches."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
+
+from deeprl_cli.config.compose import build_run_config, run_values
+from deeprl_cli.config.files import GROUPS, config_dir, group_options
+from deeprl_cli.config.overrides import parse_one
+from deeprl_cli.errors import ConfigError, nearest
+from deeprl_cli.schema.domain import Domain, Scale
+from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.schema.tune import TuneConfig
+from deeprl_cli.schema.typed import build
+
+SEARCHED = ("algo", "network", "env")  # below which keys may have a range
+TAGS: dict[str, Scale] = {"log": "log", "linear": "linear", "one_minus": "one_minus"}
+BY_LOG = 10.0  # an interval whose ends are so many times apart is drawn by its logarithm
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What was typed: the values of the study's own keys, overrides of the runs, and ranges."""
+
+    own: dict[str, Any]
+    overrides: list[str]
+    domains: list[Domain]
+
+
+def taken_apart(words: Sequence[str]) -> Words:
+    """Raises ConfigError for a word that can't be read, or a range where there can be none."""
+    keys = [field.name for field in dataclasses.fields(TuneConfig)]
+    found = Words({}, [], [])
+    for word in words:
+        key = word.partition("=")[0]
+        override = parse_one(word)
+        if key in keys:
+            if override.is_sweep_override():
+                raise ConfigError(f"'{word}': {key} takes one value")
+            value = override.value()
+            found.own[key] = str(value) if isinstance(value, QuotedString) else value
+        elif override.is_sweep_override():
+            found.domains.append(domain(override))
+        else:
+            near = nearest(key, keys, cutoff=0.75)
+            if near and "." not in key and key not in (*GROUPS, *_run_keys()):
+                raise ConfigError(f"unknown key '{key}'; did you mean '{near[0]}'?")
+            found.overrides.append(word)
+    return found
+
+
+def settings(own: Mapping[str, Any]) -> TuneConfig:
+    """The study's own keys, those not given by their defaults. Raises ConfigError."""
+    values = {**yaml.safe_load((config_dir() / "tune.yaml").read_text(encoding="utf-8")), **own}
+    if "trials" not in own and (values["steps"] is not None or values["minutes"] is not None):
+        values["trials"] = None
+    return build(TuneConfig, values)
+
+
+def space(algo: str) -> list[Domain]:
+    """The one kept for an algorithm. Raises ConfigError where there is none."""
+    if algo not in group_options("tune"):
+        raise ConfigError(
+            f"there is no tune/{algo}.yaml: say what to search, for example 'algo.lr=interval(1e-5,1e-2)'"
+        )
+    kept = yaml.safe_load((config_dir() / "tune" / f"{algo}.yaml").read_text(encoding="utf-8"))
+    return [domain(parse_one(f"{key}={text}")) for key, text in kept.items()]
+
+
+def domain(override: Override) -> Domain:
+    """A range as typed. Raises ConfigError, saying how one is written."""
+    key, text = override.key_or_group, str(override.input_line)
+    typed = text.partition("=")[2]
+    head = key.split(".")[0]
+    if key in GROUPS:
+        raise ConfigError(f"'{text}': a study tunes one {key}; for several, deeprl train -m {shlex.quote(text)}")
+    if head not in SEARCHED or "." not in key:
+        hint = "; for several seeds of each trial, seeds=3" if key == "seed" else ""
+        raise ConfigError(f"'{text}': a range is for keys of {', '.join(f'{name}.…' for name in SEARCHED)}{hint}")
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        choices = tuple(_plain(item) for item in value.list)
+        if len({str(choice) for choice in choices}) < len(choices):
+            raise ConfigError(f"'{text}': a value is there twice")
+        return Domain(key, typed, choices=choices)
+    if isinstance(value, RangeSweep):
+        return Domain(key, typed, choices=tuple(value.range()))
+    if isinstance(value, IntervalSweep):
+        return _interval(key, typed, value)
+    raise ConfigError(f"'{text}': write {key}=interval(LOW,HIGH), {key}=choice(A,B,…) or {key}=range(START,STOP,STEP)")
+
+
+def _interval(key: str, typed: str, found: IntervalSweep) -> Domain:
+    text = f"{key}={typed}"
+    low, high = found.start, found.end
+    if low is None or high is None or not low < high:
+        raise ConfigError(f"'{text}': the first end of an interval is the lower one")
+    unknown = sorted(found.tags - set(TAGS))
+    if unknown or len(found.tags) > 1:
+        raise ConfigError(f"'{text}': an interval takes one tag, of {', '.join(TAGS)}: tag(log,interval({low},{high}))")
+    whole = isinstance(low, int) and isinstance(high, int)
+    scale = next((TAGS[tag] for tag in found.tags), "log" if low > 0 and high / low >= BY_LOG else "linear")
+    if scale == "log" and low <= 0:
+        raise ConfigError(f"'{text}': by its logarithm, the lower end must be above 0")
+    if scale == "one_minus" and (high >= 1 or whole):
+        raise ConfigError(f"'{text}': tag(one_minus,…) is for numbers below 1")
+    return Domain(key, typed, float(low), float(high), scale, whole)
+
+
+def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Composed plain `values` with others at these dotted keys; a new key is for `env.kwargs` alone."""
+    changed = dict(values)
+    for key, value in changes.items():
+        place, *names = changed, *key.split(".")
+        for name in names[:-1]:
+            place[name] = dict(place[name])
+            place = place[name]
+        place[names[-1]] = value
+    return changed
+
+
+def checked(overrides: Sequence[str], domains: Sequence[Domain]) -> dict[str, Any]:
+    """The composed values of the run as typed. Raises ConfigError where it, a range's key, or an end of it is wrong."""
+    values = run_values(overrides)
+    build_run_config(values)
+    if domains:  # keys that there aren't are told by whoever composes
+        run_values([*overrides, *(f"{one.key}={as_typed(one.extremes[0])}" for one in domains)])
+    for one in domains:
+        for value in one.extremes:
+            try:
+                _typed_right(with_values(values, {one.key: value}))
+            except ConfigError as error:
+                raise ConfigError(f"{one.key}={one.typed}: {error}") from error
+    return values
+
+
+def _typed_right(values: dict[str, Any]) -> RunConfig:
+    """Types and ranges alone: what keys say of one another depends on what else is drawn."""
+    from deeprl_cli.algos.registry import run_config
+
+    return run_config(values)
+
+
+def as_typed(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, QuotedString):
+        return item.text
+    return [_plain(one) for one in item] if isinstance(item, list) else item
+
+
+def _run_keys() -> list[str]:
+    return [field.name for field in dataclasses.fields(RunConfig)]

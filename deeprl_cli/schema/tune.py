@@ -1,0 +1,34 @@
+"""The keys of a study of hyper-parameters; their defaults are in `configs/tune.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from deeprl_cli.schema.typed import PositiveFloat, PositiveInt, Range
+
+BATCH = (4, 16)  # trials of a batch=auto, at least and at most
+
+
+@dataclass(kw_only=True, slots=True)
+class TuneConfig:
+    trials: PositiveInt | None
+    steps: PositiveInt | None
+    minutes: PositiveFloat | None
+    score: Literal["auc", "last"]
+    batch: PositiveInt | Literal["auto"]
+    startup: PositiveInt | Literal["auto"]
+    fresh_seeds: Annotated[int, Range(2)]
+    study: str | None
+    storage: str | None
+    out: str | None
+
+    @property
+    def trials_a_batch(self) -> int:
+        if self.batch != "auto":
+            return self.batch
+        return BATCH[1] if self.trials is None else min(BATCH[1], max(BATCH[0], self.trials // 8))
+
+    @property
+    def trials_of_startup(self) -> int:
+        return max(self.trials_a_batch, (self.trials or 0) // 4) if self.startup == "auto" else self.startup
