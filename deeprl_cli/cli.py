@@ -26,6 +26,7 @@ Verbs:
   deeprl resume RUN                           continue a run that was stopped, or train it further
   deeprl verify RUN                           train it again, and check that the numbers are the same
   deeprl eval RUN…                            play the trained policy: what does it earn? Several runs make a table
+  deeprl watch RUN                            see it play, in a window or in your browser
   deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
   deeprl report RUN                           one HTML file that shows a run, a sweep or a suite to others
   deeprl list runs                            your runs: status, steps, return
@@ -85,7 +86,8 @@ def run(arguments: Sequence[str]) -> int:
 _OTHER_VERBS = {
     "train": "run fit learn start multirun",
     "tune": "optimize optimise hpo search",
-    "eval": "evaluate enjoy play test watch render record video predict score",
+    "eval": "evaluate test record video predict score",
+    "watch": "enjoy play render view live",
     "resume": "continue restart load restore",
     "verify": "reproduce replicate",
     "list": "ls show algos envs environments networks hardware info",

@@ -5,4 +5,18 @@ are read before anything large is imported, so that `--help` and a mistyped flag
 doesn't live here, but in the room whose matter it is.
 """
 
-VERBS = ("train", "resume", "verify", "eval", "list", "bench", "plot", "report", "sweep", "compare", "tune", "doctor")
+VERBS = (
+    "train",
+    "resume",
+    "verify",
+    "eval",
+    "watch",
+    "list",
+    "bench",
+    "plot",
+    "report",
+    "sweep",
+    "compare",
+    "tune",
+    "doctor",
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ DEFAULT_FPS = 30.0  # for an environment that doesn't say how fast it is to be s
 def check(cfg: RunConfig) -> None:
     """Raise UserError where no video could be made, before anything long has been done for one."""
     if importlib.util.find_spec("moviepy") is None:
-        raise UserError("--video needs moviepy: pip install 'deeprl-cli[video]'")
-    with staying(), closing(_make_env(cfg.env), cfg.env.id):
+        raise UserError("a video needs moviepy: pip install 'deeprl-cli[video]'")
+    with staying(), closing(make_rendered(cfg.env), cfg.env.id):
         pass
 
 
@@ -57,28 +57,50 @@ def record(policy: Policy, cfg: RunConfig, seed_indices: Sequence[int], folder: 
     try:
         files = [folder / f"seed_{cfg.seed_list[index]}.mp4" for index in seed_indices]
         for index, file in zip(seed_indices, files, strict=True):
-            _record_seed(policy, cfg, index, file, episodes)
+            film(policy, cfg, index, file, episodes)
         return files
     finally:
         torch.set_num_threads(threads)
 
 
-def _record_seed(policy: Policy, cfg: RunConfig, index: int, file: Path, episodes: int) -> None:
-    with staying() as here, closing(_make_env(cfg.env), cfg.env.id) as env:
-        fps = float(env.metadata.get("render_fps") or DEFAULT_FPS)
+def film(
+    policy: Policy,
+    cfg: RunConfig,
+    index: int,
+    file: Path,
+    episodes: int = 1,
+    seen: Callable[[Frame, float], object] = lambda frame, fps: None,
+) -> None:
+    """Write one of the seeds, by its index, as `file`; `seen` is shown every frame, and the frames a second. What it
+    raises ends the film, and nothing is left of it. Raises UserError as `record` does."""
+    env_cfg = cfg.member_envs[index]
+    with staying() as here, closing(make_rendered(env_cfg), env_cfg.id) as env:
+        fps = fps_of(env)
         played = (_play(policy, env, index, cfg.seed_list[index] + FRESH, number) for number in range(episodes))
-        _write(here / file, chain.from_iterable(played), fps)
+
+        def shown() -> Iterator[Frame]:
+            for frame in chain.from_iterable(played):
+                seen(frame, fps)
+                yield frame
+
+        _write(here / file, shown(), fps)
 
 
-def _make_env(cfg: EnvConfig) -> gym.Env[Any, Any]:
+def fps_of(env: gym.Env[Any, Any]) -> float:
+    """How many frames of it are a second."""
+    return float(env.metadata.get("render_fps") or DEFAULT_FPS)
+
+
+def make_rendered(cfg: EnvConfig, mode: str = "rgb_array") -> gym.Env[Any, Any]:
+    """The environment as an algorithm sees it, drawn as `mode` says. Raises UserError where it can't be."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it would be printed into the output of --json
     if sys.platform == "linux" and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # some environments open pygame's display even for arrays
     try:
-        return make_single_env(cfg, training=False, render_mode="rgb_array")
+        return make_single_env(cfg, training=False, render_mode=mode)
     except ConfigError as error:
         if cfg.backend == "envpool":
-            raise UserError(f"--video plays in gymnasium, not in EnvPool: {error}") from error
+            raise UserError(f"pictures are gymnasium's, not EnvPool's: {error}") from error
         raise
 
 
@@ -89,17 +111,17 @@ def _play(policy: Policy, env: gym.Env[Any, Any], seed_index: int, run_seed: int
     space = policy.algorithm.spec.observation_space
     if np.shape(obs) != (space.shape or ()):
         raise UserError(f"{_name(env)}: observations are {np.shape(obs)}, the policy was trained on {space.shape}")
-    yield _render(env)
+    yield render(env)
     for _ in range(MAX_STEPS):
         # all S act, being one stack; they all see what the chosen one sees
         actions = policy.act(np.repeat(np.asarray(obs)[None], policy.num_seeds, axis=0), None, eager=True)
         obs, _, terminated, truncated, _ = env.step(actions[seed_index])
-        yield _render(env)
+        yield render(env)
         if terminated or truncated:
             return
 
 
-def _render(env: gym.Env[Any, Any]) -> Frame:
+def render(env: gym.Env[Any, Any]) -> Frame:
     """One frame, its sides even, as H.264 with halved colour resolution needs them."""
     try:
         picture: Any = env.render()

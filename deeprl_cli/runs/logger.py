@@ -100,6 +100,12 @@ class RunLogger:
         for events in self._events:
             events.add(0, [value])
 
+    def picture(self, seed: int, tag: str, step: int, data: bytes, height: int, width: int) -> None:
+        """A PNG, JPEG or GIF for TensorBoard's Images tab, in that seed's events; nothing without TensorBoard."""
+        image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+        if self._events:
+            self._events[self._seeds.index(seed)].add(step, [summary_pb2.Summary.Value(tag=tag, image=image)])
+
     def begins(self, cfg: RunConfig, run: str) -> None:
         """What the run chose, for TensorBoard's HPARAMS tab; nothing without TensorBoard."""
         for events in self._events:

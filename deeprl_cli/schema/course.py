@@ -46,3 +46,4 @@ NEVER: dict[str, Any] = {"return_": None, "evaluations": 1, "minutes": None, "pl
 class LogConfig:
     every: PositiveInt
     tensorboard: bool
+    video_every: NonNegativeInt

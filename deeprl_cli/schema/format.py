@@ -15,7 +15,7 @@ from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
 
 KEY = "format"
-FORMAT = 5  # files of format 1 don't say so
+FORMAT = 6  # files of format 1 don't say so
 
 _NO_EXPLORATION = {
     "kind": "none",
@@ -90,6 +90,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         "": {"stop": {"return": None, "evaluations": 1, "minutes": None, "plateau": None}},
         "checkpoint": {"history": 0},
     },
+    6: {"log": {"video_every": 0}},
 }
 
 

@@ -179,6 +179,8 @@ class AsynchronousTrainer(Trainer):
     def iterate(self) -> None:
         self.crew.watch(LOOK)
         self.steps = int(self.shared.steps)
+        if self.filming.due(self.steps):
+            self.snapshot()
 
     def end_of_training(self) -> None:
         """The last sub-episodes are in before the last checkpoint is written."""

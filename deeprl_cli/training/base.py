@@ -26,6 +26,7 @@ from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training import together
 from deeprl_cli.training.figures import mean, next_multiple, of_episodes, of_optimiser, silenced
+from deeprl_cli.training.filming import Filming
 from deeprl_cli.training.progress import Position
 from deeprl_cli.training.services import Services
 from deeprl_cli.training.share import Share
@@ -58,12 +59,9 @@ class Trainer(ABC):
         self.device = torch.device(hardware.device)
         self.num_seeds, self.num_envs = cfg.seeds, cfg.algo.num_envs
         self.own_envs = ranks.share_size(self.num_envs)  # those that this process steps
-        spec = self.algorithm.noise_spec()
-        draws = {"act": spec.act}
-        self.act_noise = NoiseStream(cfg.seed_list, "act", draws, (self.num_envs,), ACT_BLOCK, device=self.device)
-        self.update_noise = NoiseStream(
-            cfg.seed_list, "update", spec.step, block=self.update_block(), device=self.device
-        )
+        spec, width, block = self.algorithm.noise_spec(), (self.num_envs,), self.update_block()
+        self.act_noise = NoiseStream(cfg.seed_list, "act", {"act": spec.act}, width, ACT_BLOCK, device=self.device)
+        self.update_noise = NoiseStream(cfg.seed_list, "update", spec.step, block=block, device=self.device)
         self.horizon = cfg.horizon or cfg.total_steps  # of the schedules
         self.steps = 0
         self.played = 0  # steps, those of the iteration under way included
@@ -81,9 +79,10 @@ class Trainer(ABC):
         self._metrics: list[Metrics] = []
         self._learned_at: list[int] = []  # steps at which they came
         self.shares = Shares(cfg, policy, [part for part in (envs, eval_envs) if part is not None], to)
+        self.filming = Filming(cfg, policy, self.shares, to)
         self._recent_return = float("nan")
         self._next_log, self._next_eval, self._next_checkpoint = cfg.log.every, cfg.eval_every, cfg.checkpoint.every
-        self._clock, self._iterations = Stopwatch(), 0
+        self._clock = Stopwatch()
         self.ending = Ending(cfg, self.shares)
 
     # --- for the loops --------------------------------------------------------------------------------------------
@@ -154,6 +153,7 @@ class Trainer(ABC):
                     self.evaluate()
                 if self.shares.history_due(self.steps):
                     self.keep_history()
+                self.filming.look(self.steps, self._clock)
                 if self.cfg.checkpoint.every and self.steps >= self._next_checkpoint:
                     self.checkpoint()
         finally:
@@ -169,6 +169,7 @@ class Trainer(ABC):
         if not self.begun:
             self.start()
         self.begun = True
+        self.filming.begin(self.steps)
         self._clock.start()
 
     def end_of_training(self) -> None:  # noqa: B027 - most loops have nothing to do

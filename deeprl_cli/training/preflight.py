@@ -11,6 +11,7 @@ from deeprl_cli.runs.warm_start import find_source
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.asynchronous import check_workers
 from deeprl_cli.training.demonstrations import check_demonstrations
+from deeprl_cli.training.filming import check_filming
 from deeprl_cli.training.launch import check_ranks
 from deeprl_cli.training.stopping import check_stop
 
@@ -35,6 +36,7 @@ def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -
         check_demonstrations(cfg.env, seen.spec)
     if fresh:
         find_source(cfg)
+    check_filming(cfg)
     if isinstance(cfg.algo, ReplayConfig) and cfg.algo.learning_starts >= cfg.total_steps:
         raise ConfigError(
             f"algo.learning_starts={cfg.algo.learning_starts} leaves nothing of total_steps={cfg.total_steps} to learn "

@@ -143,7 +143,7 @@ MISTAKES = {
     "algo=ppo": "needs a verb before it: deeprl train algo=ppo",
     "ppo": "write deeprl train algo=ppo",
     "CartPole-v1": "write deeprl train env=CartPole-v1",
-    "enjoy runs/x": "here it is deeprl eval …",
+    "enjoy runs/x": "here it is deeprl watch …",
     "resume": "which run? write deeprl resume RUN, a run's folder",
     "resume total_steps=1e6": "which run? write deeprl resume RUN, a run's folder",
     "resume runs/nowhere": "runs/nowhere: no such folder, and no run below runs/ is called so",

@@ -177,7 +177,7 @@ def test_without_moviepy(tmp_path, monkeypatch):
     policy, cfg = make("env=CartPole-v1")
     with pytest.raises(UserError) as caught:
         video.record(policy, cfg, [0], tmp_path)
-    assert str(caught.value) == "--video needs moviepy: pip install 'deeprl-cli[video]'"
+    assert str(caught.value) == "a video needs moviepy: pip install 'deeprl-cli[video]'"
 
 
 def test_headless_and_silent(tmp_path):

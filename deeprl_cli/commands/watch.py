@@ -1,0 +1,137 @@
+"""`deeprl watch RUN`: see the trained policy play, in the environment's window or on a page in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprl_cli.commands.arguments import Parser, natural, positive
+from deeprl_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from deeprl_cli.deploy.live import Moment, Player
+
+PAUSE = 1.0  # seconds between episodes, to see how one ended
+LOOK = 0.5  # seconds between looks at whether somebody watches
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="deeprl watch",
+        description="Play the policy of a run, for you to see: in the environment's own window where there is a "
+        "display, else on a page at 127.0.0.1 that your browser shows, with its action, value and return. A run that "
+        "trains can be watched, too: each episode takes the newest weights. Ctrl-C ends it.",
+        allow_abbrev=False,
+    )
+    parser.takes_run()
+    parser.add_argument("--episodes", type=positive, metavar="N", help="end after N episodes (never)")
+    parser.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times as fast as it is meant (1)")
+    parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
+    parser.add_argument("--checkpoint", choices=["best", "last"], help="which weights (best, where there are any)")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
+    parser.add_argument("--page", action="store_true", help="the page, even where there is a display")
+    parser.add_argument("--port", type=natural, metavar="P", help="of the page (one that is free)")
+    flags = parser.parse_args(arguments)
+    return watch(
+        flags.run,
+        episodes=flags.episodes,
+        speed=flags.speed,
+        seed=flags.seed,
+        checkpoint=flags.checkpoint,
+        stochastic=flags.stochastic,
+        trust=flags.trust,
+        page=flags.page,
+        port=flags.port,
+    )
+
+
+def watch(
+    path: Path,
+    *,
+    episodes: int | None = None,
+    speed: float = 1.0,
+    seed: int | None = None,
+    checkpoint: Any = None,
+    stochastic: bool = False,
+    trust: bool = False,
+    page: bool = False,
+    port: int | None = None,
+) -> int:
+    """Play until `episodes` are over, or until Ctrl-C; the exit code. Raises UserError."""
+    from deeprl_cli.runs.catalogue import find
+    from deeprl_cli.runs.folder import find_run, seed_in
+
+    path = find(path)
+    seed = seed_in(path, find_run(path)) if seed is None else seed  # a mistyped folder is told before torch is loaded
+
+    from deeprl_cli.deploy.live import Player, has_display
+    from deeprl_cli.processes.hardware import threads
+    from deeprl_cli.runs.reading import check_trust, read_run
+
+    run, cfg = read_run(path)
+    check_trust(run, cfg, trust)
+    if seed is not None and seed not in cfg.seed_list:
+        raise UserError(f"--seed {seed}: {run} has seeds {', '.join(map(str, cfg.seed_list))}")
+    player = Player(run, cfg, cfg.seed if seed is None else seed, checkpoint, stochastic=stochastic)
+    page = page or port is not None or not has_display()
+    shown: list[float] = []
+    try:
+        with threads(1):  # one observation at a time
+            for moment in (_on_page if page else _in_window)(player, episodes, speed, port or 0):
+                if moment.ended:
+                    shown.append(moment.total)
+                    told = f"episode {moment.episode}: return {moment.total:.2f} in {moment.step} steps"
+                    print(f"{told} ({moment.ended}, weights of step {moment.weights})", flush=True)
+    except KeyboardInterrupt:
+        print()
+    if shown:
+        print(f"mean return of {len(shown)} episode{'s' if len(shown) > 1 else ''}: {sum(shown) / len(shown):.2f}")
+    return 0
+
+
+def _in_window(player: Player, episodes: int | None, speed: float, port: int) -> Iterator[Moment]:
+    """The environment draws itself, and keeps the time of its own frames."""
+    from deeprl_cli.deploy.live import Pace
+    from deeprl_cli.envs.closing import closing
+    from deeprl_cli.evaluation.video import fps_of, make_rendered
+
+    with closing(make_rendered(player.cfg.env, "human"), player.cfg.env.id) as env:
+        fps = fps_of(env) * speed
+        env.unwrapped.metadata = {**env.unwrapped.metadata, "render_fps": fps}
+        pace, pause = Pace(fps), Pace(1 / PAUSE)
+        for moment in player.episodes(env, episodes, drawn=False):
+            yield moment
+            (pause if moment.ended else pace).wait()
+
+
+def _on_page(player: Player, episodes: int | None, speed: float, port: int) -> Iterator[Moment]:
+    """It is played while somebody watches."""
+    from deeprl_cli.deploy.live import Pace
+    from deeprl_cli.deploy.live_page import LivePage, served
+    from deeprl_cli.envs.closing import closing
+    from deeprl_cli.evaluation.video import fps_of, make_rendered
+
+    cfg = player.cfg
+    page = LivePage(cfg.name or f"{cfg.algo.name} on {cfg.env.id}", f"{player.run}, seed {player.seed}")
+    with closing(make_rendered(cfg.env), cfg.env.id) as env, served(page, port) as address:
+        print(f"watch it at {address} (Ctrl-C ends it)", flush=True)
+        pace, pause = Pace(fps_of(env) * speed), Pace(1 / PAUSE)
+        for moment in player.episodes(env, episodes, drawn=True):
+            while not page.wait_for_viewer(LOOK):
+                pass
+            page.show(moment)
+            yield moment
+            (pause if moment.ended else pace).wait()
+
+
+def _speed(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0, for example 2 or 0.5")
+    return value
