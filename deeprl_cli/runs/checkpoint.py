@@ -155,15 +155,16 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def intact_checkpoints(folder: Path, key: str) -> dict[int, Checkpoint]:
-    """Those in `folder` that can be read whole, by a number of their state."""
+def intact_checkpoints(folder: Path, key: str, otherwise: str = "") -> dict[int, Checkpoint]:
+    """Those in `folder` that can be read whole, by a number of their state (`otherwise` names another, for those that
+    don't have it)."""
     found: dict[int, Checkpoint] = {}
     for name in manifests(folder) if folder.is_dir() else []:
         with suppress(UserError):
             checkpoint = load_checkpoint(folder, name)
             for segment in checkpoint.segments.values():
                 del segment
-            if type(number := checkpoint.state.get(key)) is int:
+            if type(number := checkpoint.state.get(key, checkpoint.state.get(otherwise))) is int:
                 found.setdefault(number, checkpoint)
     return found
 

@@ -18,10 +18,18 @@ class TuneConfig:
     score: Literal["auc", "last"]
     batch: PositiveInt | Literal["auto"]
     startup: PositiveInt | Literal["auto"]
+    halving: Annotated[int, Range(2)] | None
+    rungs: Annotated[int, Range(2)]
     fresh_seeds: Annotated[int, Range(2)]
     study: str | None
     storage: str | None
     out: str | None
+
+    def ages(self, total_steps: int) -> list[int]:
+        """Steps at which trials are compared, the last one those of a whole trial."""
+        if self.halving is None:
+            return [total_steps]
+        return [max(1, total_steps // self.halving**rung) for rung in reversed(range(self.rungs))]
 
     @property
     def trials_a_batch(self) -> int:

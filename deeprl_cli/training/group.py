@@ -12,11 +12,12 @@ from deeprl_cli.errors import UserError
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.processes.signals import began
 from deeprl_cli.runs.checkpoint import Checkpoint, intact_checkpoints, newest_checkpoint
-from deeprl_cli.runs.folder import create_run_folder, read_config
+from deeprl_cli.runs.folder import create_run_folder, read_config, rewrite_config
 from deeprl_cli.runs.group_record import write_group
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.schema.group import as_one
 from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training.assemble import resolved_hardware
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.run import carry_out
@@ -100,6 +101,54 @@ def resume_together(
         hardware = hw.recorded(read_config(runs[0])["resolved"])
         told = by_number(jobs, left)
         return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, told, shown)
+
+
+def join(
+    runs: Sequence[Path],
+    jobs: Sequence[RunConfig],
+    starts: Sequence[int],
+    left: Callable[[int, Exception | None], None],
+    shown: Callable[..., Progress] = Progress,
+) -> list[Path]:
+    """Go on as one with runs of one age that have trained apart so far, to the steps that `jobs` have now. `starts`:
+    the step of each one's checkpoint from which it joins (`newest_step`). Called again, where this was cut short, it
+    goes on from the newest step that all have left since.
+
+    Raises what `resume_together` does.
+    """
+    start = began()
+    cfg = as_one(jobs)
+    seen = preflight(cfg, fresh=False)
+    make_room(cfg.seeds)
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(locked(run))
+        if any(read_config(run)["total_steps"] != cfg.total_steps for run in runs):
+            hardware = resolved_hardware(cfg, seen.spec)
+            for run, job in zip(runs, jobs, strict=True):
+                rewrite_config(run, job, {**read_config(run)["resolved"], **hardware.resolved()})
+        write_group(runs, jobs)
+        found = [checkpoints_of(run) for run in runs]
+        since = [{step for step in steps if step > first} for steps, first in zip(found, starts, strict=True)]
+        common = set.intersection(*since)
+        wanted = [max(common)] * len(runs) if common else starts
+        saved = [checkpoints[step] for checkpoints, step in zip(found, wanted, strict=True)]
+        hardware = hw.recorded(read_config(runs[0])["resolved"])
+        told = by_number(jobs, left)
+        return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, told, shown)
+
+
+def checkpoints_of(run: Path) -> dict[int, Checkpoint]:
+    """By the step that the group had, or, of one alone, the run."""
+    return intact_checkpoints(run / "checkpoints" / "last", TOGETHER, "steps")
+
+
+def newest_step(run: Path) -> int:
+    """Of its checkpoints, for `join`. Raises UserError where it has none."""
+    steps = checkpoints_of(run)
+    if not steps:
+        raise UserError(f"{run}: has no checkpoint to go on from")
+    return max(steps)
 
 
 def common_checkpoints(runs: Sequence[Path], ended: Collection[int]) -> list[Checkpoint | None]:

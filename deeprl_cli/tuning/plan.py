@@ -27,6 +27,7 @@ FORMAT = 1
 STUDIES = Path("runs", "tune")
 # what a trial's run has unless it was typed: a curve of ten points, and little else on the disk
 POINTS, EPISODES = 10, 5
+POINTS_OF_FIRST = 4  # at least, of a curve up to the first rung
 CHECKPOINTS = 4
 BUDGET = ("trials", "steps", "minutes", "out", "fresh_seeds")  # what may change when a study goes on
 
@@ -51,6 +52,11 @@ class Plan:
     def total_steps(self) -> int:
         return int(self.trial["total_steps"])
 
+    @property
+    def ages(self) -> list[int]:
+        """Steps of one seed at which trials are compared; the last is a whole trial."""
+        return self.settings.ages(self.total_steps)
+
     @cached_property
     def structural(self) -> list[Domain]:
         """Those whose values can't differ among members of one stack."""
@@ -74,9 +80,12 @@ class Plan:
     def run_of(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04}"
 
-    def job(self, number: int, values: Mapping[str, Any]) -> RunConfig:
+    def job(self, number: int, values: Mapping[str, Any], until: int) -> RunConfig:
+        """Its run to this age. Schedules are those of a whole trial."""
         cfg = self.config(values)
-        return dataclasses.replace(cfg, run_dir=str(self.run_of(number)), name=f"trial {number}")
+        horizon = cfg.horizon or self.total_steps
+        place = str(self.run_of(number))
+        return dataclasses.replace(cfg, total_steps=until, horizon=horizon, run_dir=place, name=f"trial {number}")
 
     def fresh(self, values: Mapping[str, Any], name: str) -> RunConfig:
         """The run of the comparison at the end: as typed, on seeds that no trial had."""
@@ -116,7 +125,7 @@ def new(words: Sequence[str]) -> Plan:
         if goal is not None and name != "evaluations":
             raise ConfigError(f"stop.{name}={goal}: trials are compared over the same steps: leave it out")
     domains = found.domains or _kept(typed)
-    plan = Plan(_folder(own, typed), list(words), own, domains, typed, _of_a_trial(found, typed))
+    plan = Plan(_folder(own, typed), list(words), own, domains, typed, _of_a_trial(found, own, typed))
     plan.config({})
     _check_steps(plan)
     return plan
@@ -139,12 +148,13 @@ def _kept(typed: Mapping[str, Any]) -> list[Domain]:
     return domains
 
 
-def _of_a_trial(found: Words, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluated a few times, with checkpoints to go on from, and no event files."""
+def _of_a_trial(found: Words, own: TuneConfig, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluated a few times (also before the first rung), with checkpoints to go on from, and no event files."""
     total = int(typed["total_steps"])
+    first = own.ages(total)[0]
     light = {
         "seeds": 3,
-        "eval.every": max(1, total // POINTS),
+        "eval.every": max(1, min(total // POINTS, first // POINTS_OF_FIRST)),
         "eval.episodes": EPISODES,
         "eval.final_episodes": 2 * EPISODES,
         "checkpoint.every": max(1, total // CHECKPOINTS),

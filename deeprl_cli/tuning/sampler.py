@@ -7,6 +7,7 @@ on as it would have, and two processes don't draw the same.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,10 +41,15 @@ class Sampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Raises ConfigError where nothing fits."""
-        known = len(study.get_trials(deepcopy=False, states=FINISHED))
+        seen = told_of_rungs(study)
+        known = len(seen.get_trials(deepcopy=False, states=FINISHED))
         refused: ConfigError | None = None
         for attempt in range(TRIES):
-            drawn = self._by_tpe(study, trial, attempt) if known >= self.startup else {}
+            drawn = (
+                self._by_tpe(seen, seen.get_trials(deepcopy=False)[trial.number], attempt)
+                if known >= self.startup
+                else {}
+            )
             drawn = {**self._by_sobol(trial.number, attempt), **drawn, **self.fixed}
             try:
                 self.fits(drawn)
@@ -79,6 +85,26 @@ class Sampler(optuna.samplers.BaseSampler):
             )
         drawn = tpe.sample_relative(study, trial, tpe.infer_relative_search_space(study, trial))
         return drawn if set(drawn) >= {name for name, one in self.space.items() if not one.single()} else {}
+
+
+def told_of_rungs(study: optuna.Study) -> optuna.Study:
+    """The study as TPE should see it. A trial that has a score at a rung, and waits there or goes on, is RUNNING: TPE
+    would learn nothing from it, and its constant liar would keep away from it. Here it is one that ended at the rung.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if not any(waits(trial) for trial in trials):
+        return study
+    seen = optuna.create_study(direction="maximize")
+    for trial in trials:
+        told = copy.copy(trial)
+        if waits(told):
+            told.state, told.datetime_complete = TrialState.PRUNED, told.datetime_start
+        seen.add_trial(told)
+    return seen
+
+
+def waits(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.RUNNING and bool(trial.intermediate_values)
 
 
 def distribution(one: Domain) -> BaseDistribution:

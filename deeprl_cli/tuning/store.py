@@ -38,7 +38,7 @@ ASKING = ".asking"  # the lock of those who look what to do next
 @dataclass
 class Unit:
     """`trials` (their numbers) that train together from one age to another, in steps of one seed. `stacks`: those
-    that train as one; `seconds` of training so far."""
+    that train as one; `starts`: the step of the checkpoint from which each goes on; `seconds` of training so far."""
 
     folder: Path
     trials: list[int]
@@ -47,6 +47,7 @@ class Unit:
     done: bool = False
     seconds: float = 0.0
     stacks: list[list[int]] = field(default_factory=list)
+    starts: dict[str, int] = field(default_factory=dict)
 
     def write(self) -> None:
         record = {key: value for key, value in asdict(self).items() if key != "folder"}
@@ -97,6 +98,10 @@ class Store:
 
     def under_way(self) -> bool:
         return any(not unit.done for unit in self.units())
+
+    def promoted(self, age: int) -> set[int]:
+        """The trials that have gone on from there."""
+        return {number for unit in self.units() if unit.start == age for number in unit.trials}
 
     # ---- trials ----------------------------------------------------------------------------------------------------
 
@@ -156,6 +161,30 @@ class Store:
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             self.study.tell(number, score)
+
+    def report(self, number: int, age: int, score: float, told: Mapping[str, Any]) -> None:
+        """Its score at a rung, once."""
+        trial = self.trials()[number]
+        if trial.state.is_finished() or age in trial.intermediate_values:
+            return
+        live = Trial(self.study, trial._trial_id)
+        for key, value in told.items():
+            live.set_user_attr(key, value)
+        live.report(score, age)
+
+    def scores(self, age: int) -> dict[int, float]:
+        """Of all trials that have come to this rung."""
+        found = {trial.number: trial.intermediate_values for trial in self.trials()}
+        return {number: values[age] for number, values in found.items() if age in values}
+
+    def going(self) -> set[int]:
+        """Trials that may still be promoted."""
+        return {trial.number for trial in self.trials() if trial.state == TrialState.RUNNING}
+
+    def let_go(self) -> None:
+        """The study is done: those that weren't promoted are pruned."""
+        for number in self.going() & self.begun():
+            self.study.tell(number, state=TrialState.PRUNED)
 
     def best(self) -> FrozenTrial | None:
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]

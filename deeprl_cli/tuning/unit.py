@@ -15,7 +15,7 @@ from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import to_plain
 from deeprl_cli.sweeps.groups import grouped
 from deeprl_cli.sweeps.job import Outcome, failure, outcome_of
-from deeprl_cli.training.group import resume_together, train_together
+from deeprl_cli.training.group import join, resume_together, train_together
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.run import train
@@ -57,9 +57,9 @@ def stacks(configs: Sequence[RunConfig]) -> list[list[Job]]:
     return [[jobs[place] for place in group] for group in grouped([(job.cfg, job.look) for job in jobs])]
 
 
-def train_stack(stack: Sequence[Job], label: str) -> dict[int, Outcome]:
+def train_stack(stack: Sequence[Job], label: str, starts: Sequence[int] | None = None) -> dict[int, Outcome]:
     """What became of each, by its place: `status` done, or failed (`error`). `label` goes before the line that shows
-    how far it is. Raises Stopped."""
+    how far it is. `starts`: they have trained apart so far, and join at these steps of theirs. Raises Stopped."""
     ends = [how_it_stands(job) for job in stack]
     if all(end["status"] == "failed" for end in ends):  # all at once: the machine's fault, not theirs
         ends = [{"status": "begun"}] * len(stack)
@@ -73,6 +73,9 @@ def train_stack(stack: Sequence[Job], label: str) -> dict[int, Outcome]:
         found[stack[number].place] = failure(error)
 
     def work() -> None:
+        if starts is not None:
+            join([job.run for job in stack], [job.cfg for job in stack], starts, left, shown)
+            return
         if any(end["status"] == "fresh" for end in ends):  # where some have begun, they had no time to train
             for job in stack:
                 shutil.rmtree(job.run, ignore_errors=True)

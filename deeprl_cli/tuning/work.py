@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +13,9 @@ from shlex import quote
 from deeprl_cli.errors import UserError
 from deeprl_cli.reports.cells import clock, number
 from deeprl_cli.runs.lock import alone, locked
+from deeprl_cli.training.group import newest_step
 from deeprl_cli.tuning.plan import Plan
+from deeprl_cli.tuning.rungs import cost, promotable
 from deeprl_cli.tuning.score import score
 from deeprl_cli.tuning.store import ASKING, Store, Unit
 from deeprl_cli.tuning.unit import Stopped, looked_at, stacks, train_stack
@@ -49,20 +53,38 @@ def next_unit(store: Store) -> tuple[Unit, ExitStack] | None:
     being done. None where the study has no more to train."""
     while True:
         with alone(store.plan.folder, ASKING), ExitStack() as stack:
-            unit = store.stale() or fresh(store)
+            unit = store.stale() or promotion(store) or fresh(store) or promotion(store, last=True)
             if unit is not None:
                 stack.enter_context(locked(unit.folder))
                 return unit, stack.pop_all()
             if not store.under_way():
+                store.let_go()
                 return None
         time.sleep(PAUSE)
+
+
+def promotion(store: Store, last: bool = False) -> Unit | None:
+    """The best of a rung, as far up as there are enough for a batch; `last`: where no new trials come, however few, at
+    rungs to which nobody is on the way."""
+    plan, ages = store.plan, store.plan.ages
+    if plan.settings.halving is None:
+        return None
+    on_the_way = [unit.until for unit in store.units() if not unit.done]
+    for age, later in reversed(list(itertools.pairwise(ages))):
+        if last and any(until <= age for until in on_the_way):
+            continue
+        found = promotable(store.scores(age), store.promoted(age), plan.settings.halving, int(last))
+        found = [number for number in found if number in store.going()]
+        if len(found) >= (1 if last else plan.settings.trials_a_batch):
+            return store.open_unit(found, age, later)
+    return None
 
 
 def fresh(store: Store) -> Unit | None:
     """New trials, as many as one batch and the budget allow."""
     store.fail_orphans()
     count = room(store)
-    return store.open_unit(store.ask(count), 0, store.plan.total_steps) if count else None
+    return store.open_unit(store.ask(count), 0, store.plan.ages[0]) if count else None
 
 
 def room(store: Store) -> int:
@@ -73,8 +95,7 @@ def room(store: Store) -> int:
     if own.trials is not None:
         counts.append(own.trials - begun)
     if own.steps is not None:
-        used = sum((unit.until - unit.start) * len(unit.trials) for unit in units) * plan.seeds
-        counts.append((own.steps - used) // (plan.total_steps * plan.seeds))
+        counts.append(int(own.steps / (plan.seeds * cost(plan.ages, own.halving or 1))) - begun)
     if own.minutes is not None and sum(unit.seconds for unit in units) >= 60 * own.minutes:
         return 0
     return max(0, min(counts))
@@ -83,19 +104,22 @@ def room(store: Store) -> int:
 def train(store: Store, unit: Unit) -> None:
     """Train a unit's trials to its age, and tell what they came to. Raises Stopped, UserError where all have failed."""
     plan = store.plan
-    jobs = {trial: plan.job(trial, store.values(trial)) for trial in unit.trials}
+    jobs = {trial: plan.job(trial, store.values(trial), unit.until) for trial in unit.trials}
     if not unit.stacks:  # settled once: there may be more or less memory when it goes on
         unit.stacks = [[unit.trials[job.place] for job in stack] for stack in stacks(list(jobs.values()))]
+        if unit.start:
+            unit.starts = {str(trial): newest_step(plan.run_of(trial)) for trial in unit.trials}
         unit.write()
     members = max(map(len, unit.stacks)) * plan.seeds
     shape = f"{members} members" if len(unit.stacks) == 1 else f"{len(unit.stacks)} stacks of {members} members at most"
-    label = f"trials {unit.trials[0]}–{unit.trials[-1]}{of_all(plan)}"
+    label = name_of(unit, plan)
     print(f"{label}: {shape}, to step {unit.until:,}", flush=True)
     errors = []
     for trials in unit.stacks:
         began = time.monotonic()
         try:
-            outcomes = train_stack(looked_at([jobs[trial] for trial in trials]), label + so_far(store))
+            starts = [unit.starts[str(trial)] for trial in trials] if unit.starts else None
+            outcomes = train_stack(looked_at([jobs[trial] for trial in trials]), label + so_far(store), starts)
         finally:
             unit.seconds += time.monotonic() - began
             unit.write()
@@ -107,15 +131,30 @@ def train(store: Store, unit: Unit) -> None:
                 store.tell(trial, None, {"error": errors[-1]})
                 continue
             value, each = score(plan.run_of(trial), jobs[trial], plan.settings.score)
-            store.tell(trial, value, {"scores": each, "run": str(plan.run_of(trial))})
+            told = {"scores": each, "run": str(plan.run_of(trial))}
+            if not math.isfinite(value):
+                store.tell(trial, None, told)
+                continue
+            if len(plan.ages) > 1:
+                store.report(trial, unit.until, value, told)
+            if unit.until == plan.total_steps:
+                store.tell(trial, value, told)
     unit.done = True
     unit.write()
+    if errors and not store.scores(plan.ages[0]) and store.best() is None:
+        raise UserError(f"every trial so far has failed: {errors[0]}")
     best = store.best()
-    if best is None:
-        raise UserError(f"every trial so far has failed: {errors[0] if errors else 'none has a score'}")
-    values = in_words(plan.values(best.params))
-    told = f"trial {best.number}, {plan.settings.score} {number(best.value)}: {values}"
-    print(f"  took {clock(unit.seconds)}; best so far {told}", flush=True)
+    if best is not None:
+        values = in_words(plan.values(best.params))
+        best_so_far = f"; best so far trial {best.number}, {plan.settings.score} {number(best.value)}: {values}"
+    print(f"  took {clock(unit.seconds)}{best_so_far if best is not None else ''}", flush=True)
+
+
+def name_of(unit: Unit, plan: Plan) -> str:
+    """`trials 8–15 of 64`, `rung 2: 8 trials`."""
+    if unit.start:
+        return f"rung {plan.ages.index(unit.until) + 1} of {len(plan.ages)}: {len(unit.trials)} trials"
+    return f"trials {unit.trials[0]}–{unit.trials[-1]}{of_all(plan)}"
 
 
 def so_far(store: Store) -> str:
