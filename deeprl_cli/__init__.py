@@ -21,11 +21,23 @@ if TYPE_CHECKING:
     from deeprl_cli.deploy.trained import TrainedPolicy
     from deeprl_cli.errors import UserError
     from deeprl_cli.evaluation.evaluate import Evaluation
+    from deeprl_cli.plugins.callback import Callback
 
 __version__ = "0.1.0"
-__all__ = ["Evaluation", "Run", "TrainedPolicy", "UserError", "load", "load_config", "make_trainer", "train"]
+__all__ = [
+    "Callback",
+    "Evaluation",
+    "Run",
+    "TrainedPolicy",
+    "UserError",
+    "load",
+    "load_config",
+    "make_trainer",
+    "train",
+]
 
 _HOMES = {
+    "Callback": "plugins.callback",
     "Evaluation": "evaluation.evaluate",
     "Run": "api.runs",
     "TrainedPolicy": "deploy.trained",

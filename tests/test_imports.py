@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file on the top level is a room of its own. docs/architecture.md shows it as a picture.
 FLOORS = (
     ("", "errors", "seeding"),
+    ("plugins",),
     ("schema",),
     ("envs", "processes"),
     ("nets",),

@@ -24,6 +24,7 @@ from deeprl_cli.training.assemble import assemble
 from deeprl_cli.training.assemble import make_trainer as assemble_trainer
 from deeprl_cli.training.asynchronous import workers_of
 from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.callbacks import Callbacks, make_callbacks
 from deeprl_cli.training.launch import parallel
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.progress import Progress
@@ -80,13 +81,15 @@ def make_trainer(overrides: Overrides = "", **values: Any) -> Iterator[Trainer]:
         raise UserError("hardware=multiprocess: several processes step by themselves; use train(…), or hardware=cpu")
     with staying() as here, ExitStack() as stack:
         parts = assemble(cfg, seen.spec, None, stack, fresh=True)
+        called = make_callbacks(cfg.callbacks)
         folder = create_run_folder(cfg, parts.hardware.resolved())
         stack.enter_context(locked(folder))
         home = here / folder
         logger = stack.enter_context(RunLogger(home, cfg.seed_list, cfg.log.tensorboard, None))
         nowhere = stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, nowhere))
-        outlet = Outlet(home, logger, WeightsChain(home, None), folder)
+        callbacks = Callbacks(called, home, cfg.seed_list)
+        outlet = Outlet(home, logger, WeightsChain(home, None), folder, callbacks)
         services = Services([outlet], progress, lambda: False)
         trainer, compiler = assemble_trainer(cfg, parts, services)
         trainer.begin()
@@ -94,4 +97,6 @@ def make_trainer(overrides: Overrides = "", **values: Any) -> Iterator[Trainer]:
         (share,) = trainer.shares
         status = "finished" if trainer.steps >= cfg.total_steps or share.reason else "interrupted"
         seconds = compiler.seconds if compiler else 0.0
-        write_summary(home, summarise(trainer, share, seconds, None, status))
+        summary = summarise(trainer, share, seconds, None, status)
+        write_summary(home, summary)
+        callbacks.end(trainer.steps, summary)

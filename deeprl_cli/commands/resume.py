@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from deeprl_cli.commands.arguments import Parser
@@ -18,8 +19,8 @@ def run(arguments: Sequence[str]) -> int:
         prog="deeprl resume",
         description="Continue a run from its last checkpoint, as if it had never stopped; or "
         "continue what is not done of a stacked sweep (give its folder, runs/sweeps/…).",
-        epilog="You may change total_steps, eval.*, stop.*, checkpoint.*, log.* and hardware.*. Schedules keep the "
-        "horizon that the run started with, unless you give horizon=….",
+        epilog="You may change total_steps, eval.*, stop.*, checkpoint.*, log.*, callbacks and hardware.*. Schedules "
+        "keep the horizon that the run started with, unless you give horizon=….",
         allow_abbrev=False,
     )
     parser.takes_run()
@@ -69,9 +70,11 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
 
     start = began()
     run, before = read_run(path)
-    check_trust(run, before, trust)
     resolved = read_config(run)["resolved"]
     cfg = changed(counted(before), overrides)
+    check_trust(
+        run, replace(before, callbacks=[c for c in before.callbacks if c in cfg.callbacks]), trust, training=True
+    )
     seen = preflight(cfg, fresh=False)
     with membership(cfg), ExitStack() as stack:
         if not launched() and ranks.rank() == 0:

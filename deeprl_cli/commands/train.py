@@ -25,8 +25,8 @@ deeprl train [key=value …] [flags]
 
 Groups, each group=option:
 {groups}
-Keys of the run: seed, seeds, total_steps, eval.*, stop.*, checkpoint.*, log.*, init_from, run_dir; below the groups:
-algo.*, env.*, network.*, hardware.*. Steps are environment steps of one seed.
+Keys of the run: seed, seeds, total_steps, eval.*, stop.*, checkpoint.*, log.*, callbacks, init_from, run_dir; below the
+groups: algo.*, env.*, network.*, hardware.*. Steps are environment steps of one seed.
 If two give the same key, the later one wins: algo, env, network and hardware, tuned, experiment, command line.
 Tuned values are used without being asked for; tuned=none switches them off.
 

@@ -14,7 +14,16 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import build, to_plain
 
-FREE = ("total_steps", "horizon", "eval", "stop", "checkpoint", "log", "hardware")  # what may change on the way
+FREE = (
+    "total_steps",
+    "horizon",
+    "eval",
+    "stop",
+    "checkpoint",
+    "log",
+    "callbacks",
+    "hardware",
+)  # what may change on the way
 
 
 def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:

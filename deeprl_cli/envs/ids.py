@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator, registry
 from deeprl_cli.envs.advice import advice, newest_version, package_of
 from deeprl_cli.envs.testing import register_own_envs
 from deeprl_cli.errors import ConfigError, did_you_mean
+from deeprl_cli.plugins.classes import load_module
 
 # packages that register their environments when imported, by the ids that need them
 _PROVIDERS = (
@@ -47,18 +46,7 @@ def resolve(env_id: str) -> Registered:
     register_own_envs()
     module, colon, name = env_id.rpartition(":")
     if colon:
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.insert(0, here)  # as `python` itself would: a module beside the user is found
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module.partition(".")[0]:
-                raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_said(error)})") from error
-            package = package_of(module)
-            mend = f"pip install '{package}'" if package else f"install it, or start where {error.name}.py lies"
-            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_said(error)}): {mend}") from error
-        except Exception as error:  # a module may fail with anything while it is imported
-            raise ConfigError(f"env.id={env_id}: can't import '{module}' ({_said(error)})") from error
+        load_module(module, f"env.id={env_id}", package_of(module))
     if name in registry:
         return registry[name]
     for pattern, package, extra in _PROVIDERS:
@@ -169,10 +157,6 @@ def _parameters(entry_point: Any) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(creator).parameters.values()
     return [p.name for p in parameters if p.kind in kinds and p.name not in ("render_mode", "num_envs")]
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -32,6 +32,8 @@ from deeprl_cli.envs.observations import (
 from deeprl_cli.envs.spec import Array, EnvSpec
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.classes import check_arguments, load_named, where_raised
+from deeprl_cli.schema.named import class_of
 from deeprl_cli.schema.run import EnvConfig
 
 Env = gym.Env[Any, Any]
@@ -57,6 +59,11 @@ def make_vector_env(
 
     Raises ConfigError for everything that can't be built or acted in.
     """
+    if cfg.wrappers and cfg.backend in ("native", "envpool"):
+        raise ConfigError(
+            f"env.wrappers: env.backend={cfg.backend} steps all environments as one, and nothing can be put around "
+            "each: use env.backend=sync or env.backend=async"
+        )
     if cfg.backend == "native":
         from deeprl_cli.envs.native import NativeVectorEnv
 
@@ -140,7 +147,8 @@ def build_env(cfg: EnvConfig, *, training: bool, render_mode: str | None = None)
 
 def framed(cfg: EnvConfig, env: Env, *, training: bool) -> Env:
     """A `bare_env` with what makes single frames of its observations: Atari preprocessing and flattening."""
-    if env.spec is not None and env.spec.id.startswith(("MiniGrid-", "BabyAI-")):
+    nested = isinstance(env.observation_space, gym.spaces.Dict)
+    if nested and env.spec is not None and env.spec.id.startswith(("MiniGrid-", "BabyAI-")):
         env = _flat_minigrid(env)
     if cfg.atari.enabled:
         env = preprocess(cfg.id, env, cfg.atari, cfg.max_episode_steps, training=training)
@@ -148,7 +156,8 @@ def framed(cfg: EnvConfig, env: Env, *, training: bool) -> Env:
 
 
 def bare_env(cfg: EnvConfig, *, render_mode: str | None = None) -> Env:
-    """The environment as gymnasium makes it; of an Atari game to be preprocessed, every single screen in grey."""
+    """The environment as gymnasium makes it, in its own wrappers (`env.wrappers`); of an Atari game to be preprocessed,
+    every single screen in grey."""
     registered = resolve(cfg.id)
     _choose_headless_rendering(registered.entry_point)
     if "ale_py" in str(registered.entry_point):
@@ -173,6 +182,23 @@ def bare_env(cfg: EnvConfig, *, render_mode: str | None = None) -> Env:
     if render_mode is not None and render_mode not in env.metadata.get("render_modes", []):
         env.close()
         raise ConfigError(f"env.id={cfg.id} can't render as {render_mode}: no video of it can be made")
+    return wrapped(cfg, env)
+
+
+def wrapped(cfg: EnvConfig, env: Env) -> Env:
+    """In the wrappers that the configuration names, the first innermost. Raises ConfigError where one can't be had."""
+    for number, entry in enumerate(cfg.wrappers):
+        (name, kwargs), key = class_of(entry), f"env.wrappers[{number}]"
+        wrapper = load_named(name, key)
+        check_arguments(wrapper, key, kwargs, env)
+        try:
+            outer: Any = wrapper(env, **copy.deepcopy(kwargs))
+        except Exception as error:
+            raise ConfigError(f"{key}={name}: can't be put around {cfg.id}: {where_raised(error)}") from error
+        if not isinstance(outer, gym.Env):
+            env.close()
+            raise ConfigError(f"{key}={name}: gives a {type(outer).__name__} instead of an environment of gymnasium's")
+        env = outer
     return env
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from deeprl_cli.algos.registry import run_config
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.runs.folder import find_run, read_config
+from deeprl_cli.schema.named import names_of
 from deeprl_cli.schema.run import RunConfig
 
 
@@ -22,11 +23,19 @@ def read_run(path: Path) -> tuple[Path, RunConfig]:
         raise ConfigError(f"{run / 'config.yaml'}: {error}") from error
 
 
-def check_trust(run: Path, cfg: RunConfig, trusted: bool) -> None:
-    """Raise UserError where building the run's environment would import a module that the run names."""
+def check_trust(run: Path, cfg: RunConfig, trusted: bool, *, training: bool = False) -> None:
+    """Raise UserError where opening the run would run code that it names. `training`: to train on, which makes its
+    callbacks, too; nothing else does."""
+    found = code_named(cfg, training=training)
+    if found and not trusted:
+        raise UserError(f"{run}: {'; '.join(found)}, which runs code: where you trust it, give --trust")
+
+
+def code_named(cfg: RunConfig, *, training: bool) -> list[str]:
+    """What a run names that isn't deeprl's own, and whose code is run when it is opened; a reason for each."""
     module, colon, _ = cfg.env.id.partition(":")
-    if colon and not trusted:
-        raise UserError(
-            f"{run}: its environment {cfg.env.id} imports the module '{module}', which runs code: where you trust it, "
-            "give --trust"
-        )
+    found = [f"its environment {cfg.env.id} imports the module '{module}'"] if colon else []
+    for key, entries in (("env.wrappers", cfg.env.wrappers), ("callbacks", cfg.callbacks if training else [])):
+        if entries:
+            found.append(f"its {key} import {', '.join(names_of(entries))}")
+    return found

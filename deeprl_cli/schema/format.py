@@ -87,7 +87,8 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         },
     },
     5: {
-        "": {"stop": {"return": None, "evaluations": 1, "minutes": None, "plateau": None}},
+        "": {"stop": {"return": None, "evaluations": 1, "minutes": None, "plateau": None}, "callbacks": []},
+        "env": {"wrappers": []},
         "checkpoint": {"history": 0},
     },
     6: {"log": {"video_every": 0}},

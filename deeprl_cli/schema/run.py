@@ -14,6 +14,7 @@ from typing import Any, Literal
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.course import CheckpointConfig, EvalConfig, LogConfig, StopConfig
 from deeprl_cli.schema.members import Member
+from deeprl_cli.schema.named import Named
 from deeprl_cli.schema.typed import VARIANTS, NonNegativeInt, PerMember, PositiveFloat, PositiveInt, UnitInterval
 
 EVALUATIONS = 20  # of a run whose `eval.every` is auto, on the way to its end
@@ -39,6 +40,7 @@ class EnvConfig:
     id: str
     backend: Literal["sync", "async", "native", "envpool"]
     kwargs: PerMember[dict[str, Any]]
+    wrappers: list[Named]
     max_episode_steps: PositiveInt | None
     frame_stack: PositiveInt
     generators: Literal["auto", "own", "shared"]
@@ -277,6 +279,7 @@ class RunConfig:
     stop: StopConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    callbacks: list[Named]
     init_from: str | None
     run_dir: str | None
     tuned: str | None

@@ -118,7 +118,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         return build(kind, value, path)
     if origin is list:
         if not isinstance(value, list):
-            example = f"write '{path}=[{value}]'" if isinstance(value, int) else f"for example '{path}=[64,64]'"
+            fits = isinstance(value, int) or (isinstance(value, str) and str in (args[0], *typing.get_args(args[0])))
+            example = f"write '{path}=[{value}]'" if fits else f"for example '{path}=[64,64]'"
             raise ConfigError(f"{path}={_show(value)}: must be a list, {example}")
         return [_value(args[0], item, f"{path}[{index}]") for index, item in enumerate(value)]
     if origin is dict:

@@ -110,5 +110,5 @@ def _go_on(
 
 def _trusted(run: Path, trust: bool) -> RunConfig:
     cfg = read_run(run)[1]
-    check_trust(run, cfg, trust)
+    check_trust(run, cfg, trust, training=True)
     return cfg

@@ -256,6 +256,7 @@ class Trainer(ABC):
                 self.shares.keep_best(index, self.x_axis[index], achieved)
             self.evaluations[index].append(achieved)
         self.to.progress.message(f"step {self.steps}: {in_words(self.cfg, result)}")
+        self.shares.evaluated(self.steps, result, self.best)
         self.ending.look(self.evaluations, self.steps, self.save)
         self._clock.start()
 

@@ -113,6 +113,10 @@ class Lessons:
 
 def check_demonstrations(cfg: EnvConfig, spec: EnvSpec, env: gym.Env[Any, Any] | None = None) -> None:
     """Raise ConfigError where the environment demonstrates nothing, or not what the algorithm would see."""
+    if cfg.wrappers:
+        raise ConfigError(
+            "env.wrappers: demonstrations are the environment's own steps, which no wrapper sees: use env.wrappers=[]"
+        )
     env = env or build_env(cfg, training=True)
     own = env.unwrapped
     if not callable(getattr(own, "demonstration", None)):

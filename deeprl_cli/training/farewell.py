@@ -10,6 +10,7 @@ from typing import Any
 
 from deeprl_cli.envs.ids import metadata
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.runs.reading import code_named
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.rounding import iteration_of
 from deeprl_cli.training.stopping import release
@@ -55,7 +56,8 @@ def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
 def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[str]:
     """What one would type next: to go on where it was stopped; else to look at what came out, and train further."""
     name = quote(str(run))
-    trust = " --trust" if ":" in cfg.env.id else ""  # its module is imported
+    trust = " --trust" if code_named(cfg, training=False) else ""
+    again = " --trust" if code_named(cfg, training=True) else ""
     stopped = summary["status"] == "interrupted" and summary["total_steps"] < cfg.total_steps
     further = "" if summary["total_steps"] < cfg.total_steps else f" total_steps={2 * summary['total_steps']}"
     further += f" {release(summary['reason'])}" if summary["reason"] else ""
@@ -66,7 +68,7 @@ def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[st
         rows.append(("evaluate it", f"deeprl eval {name}{trust}"))
         if _installed("moviepy") and _can_be_filmed(cfg):
             rows.append(("film it", f"deeprl eval {name}{trust} --video {quote(str(run / 'videos'))}"))
-    rows.append(("go on with it" if stopped else "train it further", f"deeprl resume {name}{trust}{further}"))
+    rows.append(("go on with it" if stopped else "train it further", f"deeprl resume {name}{again}{further}"))
     return [f"{what:<27}{command}" for what, command in rows]
 
 

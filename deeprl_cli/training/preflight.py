@@ -10,6 +10,7 @@ from deeprl_cli.processes.hardware import check_device
 from deeprl_cli.runs.warm_start import find_source
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.asynchronous import check_workers
+from deeprl_cli.training.callbacks import check_callbacks
 from deeprl_cli.training.demonstrations import check_demonstrations
 from deeprl_cli.training.filming import check_filming
 from deeprl_cli.training.launch import check_ranks
@@ -26,6 +27,7 @@ def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -
     check_workers(cfg)
     check_ranks(cfg)
     check_stop(cfg)
+    check_callbacks(cfg.callbacks)
     seen = seen or look(cfg.env)
     check_algorithm(cfg.algo, cfg.network, seen.spec)
     check_memory(cfg, seen.spec)

@@ -34,6 +34,7 @@ from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.assemble import assemble, make_trainer, resolved_hardware
 from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.callbacks import Callbacks, make_callbacks
 from deeprl_cli.training.failures import explained, first_line
 from deeprl_cli.training.farewell import farewell, schedule_notes, span
 from deeprl_cli.training.launch import (
@@ -106,6 +107,7 @@ def carry_out(
     with staying() as here, ExitStack() as stack:
         parts = assemble(cfg, seen.spec, hardware, stack, fresh=not saved)
         policy, hardware = parts.policy, parts.hardware
+        called = [make_callbacks(job.callbacks if ranks.rank() == 0 else ()) for job in cfg.jobs]
         run_dirs = ranks.told(list(folders(stack, hardware)) if ranks.rank() == 0 else [])
         homes = [here / run_dir for run_dir in run_dirs]  # wherever an environment may go
         own_dirs = [folder_of_rank(home, stack) for home in homes]
@@ -129,14 +131,15 @@ def carry_out(
         ):
             progress.message(note)
         outlets = []
-        for job, name, home, own, point in zip(cfg.jobs, run_dirs, homes, own_dirs, points, strict=True):
+        for job, name, home, own, point, made in zip(cfg.jobs, run_dirs, homes, own_dirs, points, called, strict=True):
             if saved and point is None:
                 outlets.append(Outlet(home, NOWHERE, NOWHERE, name))
                 continue
             with fitting(name):
                 logs, links = (point.state["log"], point.state["chain"]) if point else (None, None)
                 logger = stack.enter_context(RunLogger(own, job.seed_list, job.log.tensorboard, logs))
-                outlets.append(Outlet(home, logger, WeightsChain(own, links), name))
+                callbacks = Callbacks(made, home, job.seed_list, progress.message)
+                outlets.append(Outlet(home, logger, WeightsChain(own, links), name, callbacks))
             if point is None and ranks.rank() == 0:
                 logger.text("config", f"```yaml\n{(home / 'config.yaml').read_text(encoding='utf-8')}```")
                 logger.begins(job, name.name)
@@ -151,6 +154,7 @@ def carry_out(
             share.outlet.logger.text("status", f"{status} at step {trainer.steps}{why}")  # a curve doesn't say it
             best = final[1].return_mean[share.members] if final else []
             share.outlet.logger.ends(trainer.steps, status, best)
+            share.outlet.callbacks.end(trainer.steps, summary)
             return summary
 
         def ended(share: Share) -> None:

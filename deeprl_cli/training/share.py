@@ -16,6 +16,7 @@ from deeprl_cli.runs.tensor_files import save_weights
 from deeprl_cli.runs.weights import best_path, history_path
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.training.callbacks import Callbacks
 from deeprl_cli.training.finite import FiniteWatch
 
 T = TypeVar("T")
@@ -24,8 +25,16 @@ T = TypeVar("T")
 class Outlet:
     """Where one run's results go; `name` is its folder as the user typed it."""
 
-    def __init__(self, run_dir: Path, logger: RunLogger, chain: WeightsChain, name: Path | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        logger: RunLogger,
+        chain: WeightsChain,
+        name: Path | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
         self.run_dir, self.logger, self.chain, self.name = run_dir, logger, chain, name or run_dir
+        self.callbacks = callbacks or Callbacks([], run_dir, [])
 
 
 class Share:
@@ -49,6 +58,7 @@ class Share:
         self.outlet.logger.log(x_axis[self.members], {name: numbers[self.members] for name, numbers in values.items()})
 
     def chain(self, step: int, weights: Sequence[Tensor]) -> None:
+        """A link of its chain of weights, of which all members' are given."""
         self.outlet.chain.extend(step, [tensor[self.members] for tensor in weights])
 
     def keep_best(self, policy: Policy, index: int, step: int, return_mean: float) -> None:
@@ -67,3 +77,4 @@ class Share:
         state |= {"log": self.outlet.logger.flush(), "chain": self.outlet.chain.state_dict()}
         save_checkpoint(self.outlet.run_dir / "checkpoints" / "last", state, segments, keep=keep)
         self.checkpoint_step = step
+        self.outlet.callbacks.checkpoint(step, self.outlet.run_dir / "checkpoints" / "last")

@@ -12,7 +12,7 @@ from deeprl_cli.algorithm import Metrics
 from deeprl_cli.data.replay import Segments
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import TrainingError
-from deeprl_cli.evaluation.evaluate import EvaluationStopped
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.schema.run import RunConfig
@@ -104,6 +104,13 @@ class Shares:
             share.log(x_axis, values)
             if weights is not None:
                 share.chain(step, weights)
+                own = {name: numbers[share.members] for name, numbers in values.items()}
+                share.outlet.callbacks.log(step, x_axis[share.members], own)
+
+    def evaluated(self, step: int, result: Evaluation, best: Sequence[float]) -> None:
+        """Tell each run's callbacks of an evaluation of all members, the `best` of each so far included."""
+        for share in self.going:
+            share.outlet.callbacks.evaluation(step, result, share.members, best[share.members])
 
     def look_back(self, step: int, metrics: Sequence[Metrics], steps: Sequence[int]) -> None:
         """Warn of updates that weren't finite; a run that has had no others ends. Raises TrainingError for the last."""
