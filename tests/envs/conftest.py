@@ -99,6 +99,7 @@ def config(env_id, backend="sync", *, atari=None, limit=None, stack=1, **kwargs)
         id=env_id,
         backend=backend,
         kwargs=kwargs,
+        wrappers=[],
         max_episode_steps=limit,
         frame_stack=stack,
         generators="shared",
