@@ -27,6 +27,7 @@ Verbs:
   deeprl verify RUN                           train it again, and check that the numbers are the same
   deeprl eval RUN…                            play the trained policy: what does it earn? Several runs make a table
   deeprl watch RUN                            see it play, in a window or in your browser
+  deeprl export RUN --to onnx|torch           the policy as one file, which plays without deeprl and without torch
   deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
   deeprl report RUN                           one HTML file that shows a run, a sweep or a suite to others
   deeprl list runs                            your runs: status, steps, return
@@ -88,6 +89,7 @@ _OTHER_VERBS = {
     "tune": "optimize optimise hpo search",
     "eval": "evaluate test record video predict score",
     "watch": "enjoy play render view live",
+    "export": "save onnx convert deploy",
     "resume": "continue restart load restore",
     "verify": "reproduce replicate",
     "list": "ls show algos envs environments networks hardware info",

@@ -37,3 +37,15 @@ def whole_run(tmp_path_factory):
 
     made.options = ["seeds=2", "checkpoint.every=50"]
     return made
+
+
+@pytest.fixture(scope="session")
+def one_onnx_registry():
+    """torch looks all of ONNX's operators up again for each export, which takes three times as long as the rest."""
+    registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    pytest.importorskip("onnxscript")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            registration.ONNXRegistry, "from_torchlib", staticmethod(cache(registration.ONNXRegistry.from_torchlib))
+        )
+        yield

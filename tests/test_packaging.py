@@ -36,7 +36,7 @@ def requirements(texts):
 
 def test_extras():
     extras = PROJECT["optional-dependencies"]
-    small = {"box2d", "mujoco", "atari", "minigrid", "envpool", "video", "plot", "joblib", "submitit", "tune"}
+    small = {"box2d", "mujoco", "atari", "minigrid", "envpool", "video", "plot", "export", "joblib", "submitit", "tune"}
     assert set(extras) == {*small, "ray", "dev", "all"}  # ray is large, and few need it
     for bundle in ("dev", "all"):
         (own,) = (Requirement(text) for text in extras[bundle] if Requirement(text).name == SELF)

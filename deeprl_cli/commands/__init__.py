@@ -11,6 +11,7 @@ VERBS = (
     "verify",
     "eval",
     "watch",
+    "export",
     "list",
     "bench",
     "plot",

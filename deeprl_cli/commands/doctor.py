@@ -34,6 +34,7 @@ EXTRAS = {
     "envpool": ("envpool", "EnvPool's fast environments: env.backend=envpool"),
     "video": ("moviepy", "deeprl eval RUN --video DIR"),
     "plot": ("matplotlib", "deeprl plot"),
+    "export": ("onnxruntime", "deeprl export RUN --to onnx, deeprl eval FILE.onnx"),
     "joblib": ("joblib", "sweeps side by side: hydra/launcher=joblib"),
     "submitit": ("submitit", "sweeps on Slurm: hydra/launcher=submitit_slurm"),
     "ray": ("ray", "sweeps on Ray: hydra/launcher=ray"),

@@ -1,9 +1,10 @@
-"""`deeprl eval RUN…`: play the policies of trained runs, and print their returns."""
+"""`deeprl eval RUN…`: play the policies of trained runs, and print their returns; or an exported one, FILE.onnx."""
 
 from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from deeprl_cli.commands.arguments import Parser, Weights, natural, positive, st
 from deeprl_cli.commands.counting import counting
 from deeprl_cli.errors import UserError, warn
 from deeprl_cli.runs.catalogue import find
-from deeprl_cli.runs.folder import find_run, seed_in
+from deeprl_cli.runs.folder import chosen_seed, find_run
 from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 
 Report = dict[str, Any]
@@ -37,7 +38,8 @@ class Wanted:
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl eval",
-        description="Returns of trained policies on fresh episodes. Several runs make a table.",
+        description="Returns of trained policies on fresh episodes. Several runs make a table. FILE.onnx instead of a "
+        "run is a policy that `deeprl export` wrote: it is played without torch.",
         allow_abbrev=False,
     )
     parser.takes_run(several=True)
@@ -57,7 +59,15 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--video-episodes", type=positive, metavar="N", help="episodes in each video, one after the other (1)"
     )
+    parser.add_argument("--env", metavar="ID", help="of FILE.onnx: the environment (the one it was trained on)")
     flags = parser.parse_args(arguments)
+    files = [path for path in flags.runs if path.suffix == ".onnx"]
+    if files:
+        return _evaluate_file(files[0], flags)
+    if any(path.suffix == ".pt2" for path in flags.runs):
+        raise UserError("a .pt2 file is for torch.export.load; `deeprl export RUN --to onnx` writes one to be played")
+    if flags.env is not None:
+        raise UserError("--env goes with FILE.onnx: a run is played in the environment it was trained on")
     if flags.video is None and flags.video_episodes is not None:
         raise UserError("--video-episodes goes with --video: give --video DIR, the folder to write to")
     if flags.video is not None and len(flags.runs) > 1:
@@ -133,6 +143,62 @@ def _evaluate_several(runs: Sequence[Path], wanted: Wanted, as_json: bool, tell:
     return failed
 
 
+def _evaluate_file(path: Path, flags: Namespace) -> int:
+    """An exported policy in its environment, without torch. Exit code 0. Raises UserError."""
+    if len(flags.runs) > 1:
+        raise UserError(f"{path}: is a file: name it alone")
+    for name in ("checkpoint", "stochastic", "video", "video_episodes"):
+        if getattr(flags, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}: {path} is one policy, as it was exported: leave {flag} out, or name the run")
+    with stdout_for(flags.json) as tell:
+        report, notes = evaluate_file(path, flags.env, flags.episodes, flags.seed, trust=flags.trust)
+        tell(json.dumps(report) if flags.json else in_lines(report, notes))
+    return 0
+
+
+def evaluate_file(
+    path: Path, env: str | None, episodes: int, seed: int | None, *, trust: bool = False
+) -> tuple[Report, list[str]]:
+    """What the policy in the ONNX file at `path` earns, and further lines to be shown; `seed`: whose episodes, its own
+    where None. Raises UserError."""
+    from deeprl_cli.deploy.exported import ExportedPolicy, for_env
+    from deeprl_cli.deploy.play import play
+    from deeprl_cli.envs.own_terms import own_terms
+    from deeprl_cli.evaluation.episodes import cut_short
+
+    policy = ExportedPolicy(path)
+    card, cfg = policy.card, for_env(policy.card, env)
+    module, colon, _ = cfg.id.partition(":")
+    if colon and env is None and not trust:
+        raise UserError(
+            f"{path}: its environment {cfg.id} imports the module '{module}', which runs code: where you trust it, "
+            f"give --trust, or --env {cfg.id}"
+        )
+    terms = own_terms(cfg)
+    policy.check_fits(terms)
+    seed = card.seed if seed is None else seed
+    found = play(cfg, card.max_eval_steps, terms, policy.actor(seed), episodes, seed)
+    mean = float(found.returns.mean())
+    report: Report = {
+        "file": str(path),
+        "algo": card.algo,
+        "env": cfg.id,
+        "checkpoint": card.checkpoint,
+        "stochastic": card.stochastic,
+        "episodes": episodes,
+        "seeds": [seed],
+        "return_mean": [mean],
+        "return_std": [float(found.returns.std())],
+        "length_mean": [float(found.lengths.mean())],
+        "mean": mean,
+        "interval": None,
+    }
+    notes = ["actions are sampled: the file was exported with --stochastic"] if card.stochastic else []
+    notes += [cut] if (cut := cut_short(cfg, card.max_eval_steps, found.lengths)) else []
+    return report, notes
+
+
 def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     """What the policies of the run at `path` earn, and further lines to be shown. Raises UserError."""
     path = find(path)
@@ -140,8 +206,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
 
     from deeprl_cli.envs.look import has_transcripts
     from deeprl_cli.evaluation import video as videos
-    from deeprl_cli.evaluation.episodes import FRESH
-    from deeprl_cli.evaluation.evaluate import cut_short
+    from deeprl_cli.evaluation.episodes import FRESH, cut_short
     from deeprl_cli.evaluation.trained import evaluate_trained
     from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
     from deeprl_cli.runs.reading import check_trust, read_run
@@ -150,7 +215,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     run, cfg = read_run(path)
     check_trust(run, cfg, wanted.trust)
     seeds = cfg.seed_list
-    seed = _seed(path, wanted.seed, seeds)
+    seed = chosen_seed(path, wanted.seed, seeds)
     checkpoint = which_checkpoint(run, cfg, wanted.checkpoint)
     if wanted.video is not None:
         videos.check(cfg)
@@ -175,7 +240,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     }
     notes = ["no evaluation in training has chosen a best checkpoint: this is the last one"]
     notes = notes if wanted.checkpoint is None and checkpoint == "last" else []
-    notes += [cut] if (cut := cut_short(cfg, result)) else []
+    notes += [cut] if (cut := cut_short(cfg.env, cfg.eval.max_steps, result.lengths)) else []
     if has_transcripts(cfg.env.id):
         report["transcripts"] = [transcripts(policy, cfg, i, stochastic=wanted.stochastic) for i in chosen]
         how = "sampled" if wanted.stochastic else "greedy"
@@ -184,17 +249,6 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     if wanted.video is not None:
         report["videos"] = [str(file) for file in videos.record(policy, cfg, chosen, wanted.video, wanted.filmed)]
     return report, notes
-
-
-def _seed(path: Path, asked: int | None, seeds: Sequence[int]) -> int | None:
-    """The one seed that the path or --seed means; None: all. Raises UserError."""
-    named = seed_in(path, find_run(path))
-    if asked is not None and named not in (None, asked):
-        raise UserError(f"--seed {asked}: {path} is seed {named}: leave one of them out")
-    seed = named if asked is None else asked
-    if seed is not None and seed not in seeds:
-        raise UserError(f"{path}: has no seed {seed}: this run's are {', '.join(map(str, seeds))}")
-    return seed
 
 
 def over_seeds(means: Sequence[float]) -> Report:

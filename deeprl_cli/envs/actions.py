@@ -101,26 +101,37 @@ def bounds(space: spaces.Box[Any]) -> tuple[Array, Array]:
     return np.where(low <= -UNBOUNDED, -np.inf, low), np.where(high >= UNBOUNDED, np.inf, high)
 
 
-def _box(space: spaces.Box[Any], count: int) -> tuple[spaces.Box[Any], Callable[[Array], Array]]:
-    """The Box as seen by the algorithm, and its decoder.
+class Rescaling:
+    """The affine map from a Box as the algorithm sees it to the environment's own, a row of numbers for each dimension.
 
-    Clipping after the affine map equals clipping to [-1, 1] before it, and keeps rounding inside the bounds.
+    Clipping to `low` and `high` after it equals clipping to [-1, 1] before it, and keeps rounding inside the bounds.
     """
+
+    def __init__(self, space: spaces.Box[Any]) -> None:
+        low, high = bounds(space)
+        self.finite = finite = np.isfinite(low) & np.isfinite(high)
+        scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1)
+        offset = np.where(finite, (np.where(finite, high, 0) + np.where(finite, low, 0)) / 2, 0)
+        # a float64 environment is given float64 bounds: rounding them to float32 could leave the Box
+        self.dtype = np.promote_types(np.float32, space.dtype)
+        self.scale, self.offset, self.low, self.high = (x.astype(self.dtype) for x in (scale, offset, low, high))
+        self.scaled, self.shifted = bool(np.any(scale != 1)), bool(np.any(offset != 0))
+        self.bounded = bool(np.any(np.isfinite(low) | np.isfinite(high)))
+
+
+def _box(space: spaces.Box[Any], count: int) -> tuple[spaces.Box[Any], Callable[[Array], Array]]:
+    """The Box as seen by the algorithm, and its decoder."""
+    own = Rescaling(space)
     low, high = bounds(space)
-    finite = np.isfinite(low) & np.isfinite(high)
-    scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1)
-    offset = np.where(finite, (np.where(finite, high, 0) + np.where(finite, low, 0)) / 2, 0)
     seen = spaces.Box(
-        np.where(finite, -1, low).astype(np.float32), np.where(finite, 1, high).astype(np.float32), dtype=np.float32
+        np.where(own.finite, -1, low).astype(np.float32),
+        np.where(own.finite, 1, high).astype(np.float32),
+        dtype=np.float32,
     )
-    # a float64 environment is given float64 bounds: rounding them to float32 could leave the Box
-    dtype = np.promote_types(np.float32, space.dtype)
-    rows = tuple(values.astype(dtype) for values in (scale, offset, low, high))
+    dtype, scaled, shifted, bounded, shape = own.dtype, own.scaled, own.shifted, own.bounded, space.shape
+    rows = (own.scale, own.offset, own.low, own.high)
     # for tiny batches broadcasting costs more than the arithmetic: keep the constants in the batch's own shape
     tiled = tuple(np.tile(row, (count, 1)) for row in rows)
-    scaled, shifted = bool(np.any(scale != 1)), bool(np.any(offset != 0))
-    bounded = bool(np.any(np.isfinite(low) | np.isfinite(high)))
-    shape = space.shape
 
     def decode(actions: Array) -> Array:
         scale, offset, lowest, highest = tiled if len(actions) == count else rows

@@ -193,14 +193,14 @@ class StackedChannels(gym.ObservationWrapper[Any, Any, Any]):
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Box)
         self._flat = len(frame.shape or ()) == 2
-        self._last = not self._flat and channels_last(frame)
+        self.last = not self._flat and channels_last(frame)
         low, high = (self.observation(bound) for bound in (env.observation_space.low, env.observation_space.high))
-        self.observation_space = Image(low, high, channels_last=self._last)
+        self.observation_space = Image(low, high, channels_last=self.last)
 
     def observation(self, observation: Array) -> Array:
         if self._flat:
             return observation
-        if self._last:
+        if self.last:
             k, height, width, channels = observation.shape
             return np.moveaxis(observation, 0, 2).reshape(height, width, k * channels)
         return observation.reshape(-1, *observation.shape[2:])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import numpy.typing as npt
+
 from deeprl_cli.envs.look import has_time_limit
 from deeprl_cli.schema.run import EnvConfig
 
@@ -21,3 +24,11 @@ def surely_ending(env: EnvConfig, max_steps: int) -> EnvConfig:
     """The environment stepped in this process, an episode that nothing ends cut after `max_steps`."""
     env = dataclasses.replace(env, backend="sync")
     return env if has_time_limit(env) else dataclasses.replace(env, max_episode_steps=max_steps)
+
+
+def cut_short(env: EnvConfig, max_steps: int, *lengths: npt.NDArray[np.int64]) -> str:
+    """What to say where episodes were cut that nothing had ended; "" where none was."""
+    if env.backend == "envpool" or has_time_limit(env):
+        return ""
+    count = sum(int((played >= max_steps).sum()) for played in lengths)
+    return f"{count} episodes cut at {max_steps:,} steps (eval.max_steps): nothing ended them" if count else ""

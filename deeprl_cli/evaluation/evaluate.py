@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deeprl_cli.envs.look import has_time_limit
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.sync import OneAtATimeError
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, shares, surely_ending
+from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, cut_short, shares, surely_ending
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
@@ -97,18 +96,10 @@ def _to_evaluate_in(env: EnvConfig, max_steps: int) -> EnvConfig:
     return env if env.backend == "envpool" else surely_ending(env, max_steps)
 
 
-def cut_short(cfg: RunConfig, *evaluations: Evaluation) -> str:
-    """What to say where episodes were cut that nothing had ended; "" where none was."""
-    if cfg.env.backend == "envpool" or has_time_limit(cfg.env):
-        return ""
-    count = sum(int((evaluation.lengths >= cfg.eval.max_steps).sum()) for evaluation in evaluations)
-    return f"{count} episodes cut at {cfg.eval.max_steps:,} steps (eval.max_steps): nothing ended them" if count else ""
-
-
 def in_words(cfg: RunConfig, evaluation: Evaluation) -> str:
     """`evaluation return 9.5, 12.0 over 10 episodes`, a number for each seed; and what is to be said of it."""
     shown = several(evaluation.return_mean)
-    cut = cut_short(cfg, evaluation)
+    cut = cut_short(cfg.env, cfg.eval.max_steps, evaluation.lengths)
     return f"evaluation return {shown} over {evaluation.returns.shape[1]} episodes{cut and f'; {cut}'}"
 
 

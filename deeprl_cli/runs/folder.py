@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -159,6 +159,17 @@ def seed_in(path: Path, run: Path) -> int | None:
     inside = path.expanduser().absolute().relative_to(run.absolute()).parts
     named = [re.fullmatch(r"seed_(\d+)(\.safetensors)?", part) for part in inside]
     return next((int(match[1]) for match in named if match), None)
+
+
+def chosen_seed(path: Path, asked: int | None, seeds: Sequence[int]) -> int | None:
+    """The one seed that the path or --seed means; None: all. Raises UserError."""
+    named = seed_in(path, find_run(path))
+    if asked is not None and named not in (None, asked):
+        raise UserError(f"--seed {asked}: {path} is seed {named}: leave one of them out")
+    seed = named if asked is None else asked
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{path}: has no seed {seed}: this run's are {', '.join(map(str, seeds))}")
+    return seed
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -19,7 +19,8 @@ from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.spec import EnvSpec
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import UserError
-from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, cut_short, final_evaluation
+from deeprl_cli.evaluation.episodes import cut_short
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, final_evaluation
 from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.processes import hardware as hw
@@ -181,7 +182,7 @@ def carry_out(
             trainer.run()
             parts.close()
             final = last_words(trainer, homes, lambda: trainer.ending.asked or asked())
-            if cut := cut_short(cfg, *final):
+            if cut := cut_short(cfg.env, cfg.eval.max_steps, *(evaluation.lengths for evaluation in final)):
                 progress.message(f"final evaluation: {cut}")
             if seen.transcripts and trainer.shares.alone:
                 progress.message(show_transcripts(policy, cfg, "after training"))

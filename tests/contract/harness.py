@@ -26,7 +26,7 @@ from deeprl_cli.algos.registry import algorithm_names, get_algorithm
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.envs.make import env_spec
 from deeprl_cli.evaluation.evaluate import eval_envs
-from deeprl_cli.policy import make_policy
+from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.runs.checkpoint import load_checkpoint
@@ -290,6 +290,19 @@ class Learner:
     @property
     def rollout(self) -> bool:
         return self.algorithm.loop not in MINIBATCHED
+
+
+def shaken(policy: Policy) -> Policy:
+    """A policy whose every weight matters, as after training."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            fan_in = parameter.shape[1:].numel() if parameter.ndim > 1 else 1
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5 / fan_in**0.5)
+        if policy.obs_statistics is not None:
+            policy.obs_statistics.mean.normal_(generator=generator).mul_(3)
+            policy.obs_statistics.var.uniform_(0.01, 30, generator=generator)
+    return policy
 
 
 def act_noise(algorithm: Algorithm, obs: torch.Tensor) -> torch.Tensor:
