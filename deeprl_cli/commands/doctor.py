@@ -35,6 +35,7 @@ EXTRAS = {
     "video": ("moviepy", "deeprl eval RUN --video DIR"),
     "plot": ("matplotlib", "deeprl plot"),
     "export": ("onnxruntime", "deeprl export RUN --to onnx, deeprl eval FILE.onnx"),
+    "tune": ("optuna", "deeprl tune"),
     "joblib": ("joblib", "sweeps side by side: hydra/launcher=joblib"),
     "submitit": ("submitit", "sweeps on Slurm: hydra/launcher=submitit_slurm"),
     "ray": ("ray", "sweeps on Ray: hydra/launcher=ray"),
