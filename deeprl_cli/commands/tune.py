@@ -30,6 +30,7 @@ Keys of the study:
 Ctrl-C stops it, and the same command goes on (or deeprl tune STUDY). Typed in several terminals, they share the work.
 
 Flags:
+  --pbt                  population-based training instead: values change on the way, and a schedule is found
   -h, --help             this text
 """
 
@@ -38,13 +39,14 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(prog="deeprl tune", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--pbt", action="store_true")
     flags = parser.parse_intermixed_args(arguments)
     if flags.help:
         print(HELP.format(keys=_keys()), end="")
         return 0
     if importlib.util.find_spec("optuna") is None:
         raise UserError("deeprl tune needs Optuna: pip install 'deeprl-cli[tune]'")
-    return tune(flags.words)
+    return tune([*flags.words, *["method=pbt"] * flags.pbt])
 
 
 def tune(words: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from deeprl_cli.config.overrides import parse_one
 from deeprl_cli.errors import ConfigError, nearest
 from deeprl_cli.schema.domain import Domain, Scale
 from deeprl_cli.schema.run import RunConfig
-from deeprl_cli.schema.tune import TuneConfig
+from deeprl_cli.schema.tune import OF_PBT, OF_SEARCH, TuneConfig
 from deeprl_cli.schema.typed import build
 
 SEARCHED = ("algo", "network", "env")  # below which keys may have a range
@@ -60,7 +60,12 @@ def settings(own: Mapping[str, Any]) -> TuneConfig:
     values = {**yaml.safe_load((config_dir() / "tune.yaml").read_text(encoding="utf-8")), **own}
     if "trials" not in own and (values["steps"] is not None or values["minutes"] is not None):
         values["trials"] = None
-    return build(TuneConfig, values)
+    found = build(TuneConfig, values)
+    for key in OF_SEARCH if found.method == "pbt" else OF_PBT:
+        if key in own:
+            others = ", ".join(OF_PBT if found.method == "pbt" else OF_SEARCH)
+            raise ConfigError(f"{key}={own[key]}: means nothing with method={found.method}, which has {others}")
+    return found
 
 
 def space(algo: str) -> list[Domain]:

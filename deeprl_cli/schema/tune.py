@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 from deeprl_cli.schema.typed import PositiveFloat, PositiveInt, Range
 
+OF_SEARCH = ("trials", "steps", "minutes", "score", "batch", "startup", "halving", "rungs")
+OF_PBT = ("population", "generations", "control")
 BATCH = (4, 16)  # trials of a batch=auto, at least and at most
 
 
 @dataclass(kw_only=True, slots=True)
 class TuneConfig:
+    method: Literal["search", "pbt"]
     trials: PositiveInt | None
     steps: PositiveInt | None
     minutes: PositiveFloat | None
@@ -20,6 +23,9 @@ class TuneConfig:
     startup: PositiveInt | Literal["auto"]
     halving: Annotated[int, Range(2)] | None
     rungs: Annotated[int, Range(2)]
+    population: Annotated[int, Range(4)]
+    generations: Annotated[int, Range(2)]
+    control: bool
     fresh_seeds: Annotated[int, Range(2)]
     study: str | None
     storage: str | None
@@ -27,6 +33,8 @@ class TuneConfig:
 
     def ages(self, total_steps: int) -> list[int]:
         """Steps at which trials are compared, the last one those of a whole trial."""
+        if self.method == "pbt":
+            return [total_steps * number // self.generations for number in range(1, self.generations + 1)]
         if self.halving is None:
             return [total_steps]
         return [max(1, total_steps // self.halving**rung) for rung in reversed(range(self.rungs))]

@@ -109,10 +109,11 @@ def join(
     starts: Sequence[int],
     left: Callable[[int, Exception | None], None],
     shown: Callable[..., Progress] = Progress,
+    change: Callable[[list[Checkpoint]], list[Checkpoint]] = lambda found: found,
 ) -> list[Path]:
     """Go on as one with runs of one age that have trained apart so far, to the steps that `jobs` have now. `starts`:
-    the step of each one's checkpoint from which it joins (`newest_step`). Called again, where this was cut short, it
-    goes on from the newest step that all have left since.
+    the step of each one's checkpoint from which it joins (`newest_step`); what `change` makes of these is gone on from.
+    Called again, where this was cut short, it goes on from the newest step that all have left since.
 
     Raises what `resume_together` does.
     """
@@ -132,7 +133,8 @@ def join(
         since = [{step for step in steps if step > first} for steps, first in zip(found, starts, strict=True)]
         common = set.intersection(*since)
         wanted = [max(common)] * len(runs) if common else starts
-        saved = [checkpoints[step] for checkpoints, step in zip(found, wanted, strict=True)]
+        points = [checkpoints[step] for checkpoints, step in zip(found, wanted, strict=True)]
+        saved = points if common else change(points)
         hardware = hw.recorded(read_config(runs[0])["resolved"])
         told = by_number(jobs, left)
         return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, told, shown)

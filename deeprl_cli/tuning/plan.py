@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deeprl_cli.config.compose import build_run_config
 from deeprl_cli.config.overrides import parse_one
@@ -29,6 +29,7 @@ STUDIES = Path("runs", "tune")
 POINTS, EPISODES = 10, 5
 POINTS_OF_FIRST = 4  # at least, of a curve up to the first rung
 CHECKPOINTS = 4
+FIRST_VALUES = ("_init", ".start")  # which only the beginning of a run knows
 BUDGET = ("trials", "steps", "minutes", "out", "fresh_seeds")  # what may change when a study goes on
 
 
@@ -47,6 +48,20 @@ class Plan:
     @property
     def seeds(self) -> int:
         return int(self.trial["seeds"])
+
+    @property
+    def pbt(self) -> bool:
+        return self.settings.method == "pbt"
+
+    @property
+    def scored_by(self) -> Literal["auc", "last"]:
+        """A population is judged as it is now."""
+        return "last" if self.pbt else self.settings.score
+
+    @property
+    def first_fresh(self) -> int:
+        """The first seed that has chosen nothing."""
+        return int(self.trial["seed"]) + self.seeds * (self.settings.population if self.pbt else 1)
 
     @property
     def total_steps(self) -> int:
@@ -84,15 +99,19 @@ class Plan:
         """Its run to this age. Schedules are those of a whole trial."""
         cfg = self.config(values)
         horizon = cfg.horizon or self.total_steps
-        place = str(self.run_of(number))
-        return dataclasses.replace(cfg, total_steps=until, horizon=horizon, run_dir=place, name=f"trial {number}")
+        seed = cfg.seed + self.seeds * (number % self.settings.population) if self.pbt else cfg.seed
+        cfg = dataclasses.replace(cfg, total_steps=until, horizon=horizon, seed=seed)
+        return dataclasses.replace(cfg, run_dir=str(self.run_of(number)), name=f"trial {number}")
 
     def fresh(self, values: Mapping[str, Any], name: str) -> RunConfig:
         """The run of the comparison at the end: as typed, on seeds that no trial had."""
         cfg = build_run_config(with_values(self.typed, values))
-        seed = int(self.trial["seed"]) + self.seeds
-        run_dir = str(self.folder / "final" / name)
-        return dataclasses.replace(cfg, seed=seed, seeds=self.settings.fresh_seeds, run_dir=run_dir, name=name)
+        place = str(self.final_run(name))
+        fresh = self.settings.fresh_seeds
+        return dataclasses.replace(cfg, seed=self.first_fresh, seeds=fresh, run_dir=place, name=name)
+
+    def final_run(self, name: str) -> Path:
+        return self.folder / "final" / name
 
     def defaults(self) -> dict[str, Any]:
         """The values that the keys searched have without the study."""
@@ -128,7 +147,18 @@ def new(words: Sequence[str]) -> Plan:
     plan = Plan(_folder(own, typed), list(words), own, domains, typed, _of_a_trial(found, own, typed))
     plan.config({})
     _check_steps(plan)
-    return plan
+    return stacking(plan, bool(found.domains)) if plan.pbt else plan
+
+
+def stacking(plan: Plan, typed: bool) -> Plan:
+    """The plan without what can't differ in a stack, or be changed on the way: a population is one. Raises ConfigError
+    for a range of those that was typed."""
+    kept = [one for one in plan.domains if one not in plan.structural and not one.key.endswith(FIRST_VALUES)]
+    kept = [one for one in kept if one.key.startswith("algo.")]
+    if typed and len(kept) < len(plan.domains):
+        other = next(one.key for one in plan.domains if one not in kept)
+        raise ConfigError(f"{other}: can't differ among members of one stack and change on the way, as --pbt needs")
+    return dataclasses.replace(plan, domains=kept)
 
 
 def _check_steps(plan: Plan) -> None:
@@ -153,8 +183,9 @@ def _of_a_trial(found: Words, own: TuneConfig, typed: Mapping[str, Any]) -> dict
     total = int(typed["total_steps"])
     first = own.ages(total)[0]
     light = {
-        "seeds": 3,
-        "eval.every": max(1, min(total // POINTS, first // POINTS_OF_FIRST)),
+        "seeds": 1 if own.method == "pbt" else 3,
+        # of a population, each generation ends with an evaluation
+        "eval.every": 0 if own.method == "pbt" else max(1, min(total // POINTS, first // POINTS_OF_FIRST)),
         "eval.episodes": EPISODES,
         "eval.final_episodes": 2 * EPISODES,
         "checkpoint.every": max(1, total // CHECKPOINTS),

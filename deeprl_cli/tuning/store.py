@@ -31,14 +31,16 @@ from deeprl_cli.tuning.sampler import Sampler
 
 JOURNAL = "journal.log"
 UNIT = "unit.json"
+BY_TRIAL = ("starts", "values", "grafts")
 PATIENCE = 60  # seconds that a process waits for another that writes into SQLite
 ASKING = ".asking"  # the lock of those who look what to do next
 
 
 @dataclass
 class Unit:
-    """`trials` (their numbers) that train together from one age to another, in steps of one seed. `stacks`: those
-    that train as one; `starts`: the step of the checkpoint from which each goes on; `seconds` of training so far."""
+    """`trials` (their numbers) that train together from one age to another, in steps of one seed. `stacks`: those that
+    train as one; `starts`: the step of the checkpoint from which each goes on; `seconds` of training so far. In a
+    population: the `values` of each, and `grafts`, from whom it takes over."""
 
     folder: Path
     trials: list[int]
@@ -47,7 +49,16 @@ class Unit:
     done: bool = False
     seconds: float = 0.0
     stacks: list[list[int]] = field(default_factory=list)
-    starts: dict[str, int] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)
+    values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    grafts: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Unit:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for key in BY_TRIAL:  # JSON has no numbers for keys
+            record[key] = {int(trial): value for trial, value in record[key].items()}
+        return cls(path.parent, **record)
 
     def write(self) -> None:
         record = {key: value for key, value in asdict(self).items() if key != "folder"}
@@ -81,14 +92,13 @@ class Store:
     # ---- units -----------------------------------------------------------------------------------------------------
 
     def units(self) -> list[Unit]:
-        paths = sorted((self.plan.folder / "units").glob(f"*/{UNIT}"))
-        return [Unit(path.parent, **json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        return [Unit.read(path) for path in sorted((self.plan.folder / "units").glob(f"*/{UNIT}"))]
 
-    def open_unit(self, trials: Sequence[int], start: int, until: int) -> Unit:
+    def open_unit(self, trials: Sequence[int], start: int, until: int, **more: Any) -> Unit:
         number = len(list((self.plan.folder / "units").glob("*")))
         folder = self.plan.folder / "units" / f"{number:04}"
         folder.mkdir(parents=True)
-        unit = Unit(folder, list(trials), start, until)
+        unit = Unit(folder, list(trials), start, until, **more)
         unit.write()
         return unit
 
@@ -136,6 +146,17 @@ class Store:
             for key, value in plan.values(trial.params).items():
                 trial.set_user_attr(key, value)
             numbers.append(trial.number)
+        return numbers
+
+    def ask_population(self) -> list[int]:
+        """A population's, and its control's, which begin with the same values."""
+        numbers: list[int] = []
+        for control in (False, True) if self.plan.settings.control else (False,):
+            for place in range(self.plan.settings.population):
+                self.sampler.fixed = self.trials()[numbers[place]].params if control else {}
+                trial = self._ask()
+                trial.set_user_attr("control", control)
+                numbers.append(trial.number)
         return numbers
 
     def _ask(self) -> Trial:

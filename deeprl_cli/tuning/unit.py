@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeprl_cli.envs.look import Look
 from deeprl_cli.errors import UserError
+from deeprl_cli.runs.checkpoint import Checkpoint
 from deeprl_cli.runs.folder import CONFIG_NAME, read_summary
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import to_plain
@@ -57,9 +58,15 @@ def stacks(configs: Sequence[RunConfig]) -> list[list[Job]]:
     return [[jobs[place] for place in group] for group in grouped([(job.cfg, job.look) for job in jobs])]
 
 
-def train_stack(stack: Sequence[Job], label: str, starts: Sequence[int] | None = None) -> dict[int, Outcome]:
+def train_stack(
+    stack: Sequence[Job],
+    label: str,
+    starts: Sequence[int] | None = None,
+    change: Callable[[list[Checkpoint]], list[Checkpoint]] = lambda points: points,
+) -> dict[int, Outcome]:
     """What became of each, by its place: `status` done, or failed (`error`). `label` goes before the line that shows
-    how far it is. `starts`: they have trained apart so far, and join at these steps of theirs. Raises Stopped."""
+    how far it is. `starts`: they have trained apart so far, and join at these steps of theirs, from what `change` makes
+    of their checkpoints. Raises Stopped."""
     ends = [how_it_stands(job) for job in stack]
     if all(end["status"] == "failed" for end in ends):  # all at once: the machine's fault, not theirs
         ends = [{"status": "begun"}] * len(stack)
@@ -74,7 +81,7 @@ def train_stack(stack: Sequence[Job], label: str, starts: Sequence[int] | None =
 
     def work() -> None:
         if starts is not None:
-            join([job.run for job in stack], [job.cfg for job in stack], starts, left, shown)
+            join([job.run for job in stack], [job.cfg for job in stack], starts, left, shown, change)
             return
         if any(end["status"] == "fresh" for end in ends):  # where some have begun, they had no time to train
             for job in stack:

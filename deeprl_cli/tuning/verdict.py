@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def settle(store: Store) -> None:
             "scored_by": plan.settings.score,
             "stacked": share_stacked(store),
         }
-        _write(plan.folder / RESULT, json.dumps(result, indent=2) + "\n")
+        save(plan.folder / RESULT, json.dumps(result, indent=2) + "\n")
         folders = write_tuned(plan, tuned_text(plan, values, result))
     for line in told(plan, result):
         print(line, flush=True)
@@ -55,27 +55,32 @@ def compared(plan: Plan, values: Mapping[str, Any]) -> dict[str, list[float]]:
         for place, outcome in train_stack(stack, "comparison").items():
             if outcome["status"] == "failed":
                 raise UserError(f"{jobs[place].run_dir}: {outcome['error']}")
-    runs = [Path(str(cfg.run_dir)) for cfg in jobs]
-    return {side: read_summary(run)["eval"]["return_mean"] for side, run in zip(SIDES, runs, strict=True)}
+    return {side: read_summary(plan.final_run(side))["eval"]["return_mean"] for side in SIDES}
 
 
 def judged(plan: Plan, values: Mapping[str, Any], returns: Mapping[str, list[float]]) -> dict[str, Any]:
     best, defaults = (returns[side] for side in SIDES)
-    found = difference(best, defaults)
-    chance = probability_of_improvement([best], [defaults])
-    seed = int(plan.trial["seed"]) + plan.seeds
     return {
         "algo": plan.typed["algo"]["name"],
         "env": plan.typed["env"]["id"],
         "values": dict(values),
         "default_values": plan.defaults(),
-        "seeds": [seed, seed + plan.settings.fresh_seeds - 1],
+        "seeds": [plan.first_fresh, plan.first_fresh + plan.settings.fresh_seeds - 1],
         "best": estimates(best),
         "defaults": estimates(defaults),
+        **difference_of(best, defaults),
+    }
+
+
+def difference_of(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Of two sides that have the same seeds."""
+    found = difference(first, second)
+    chance = probability_of_improvement([first], [second])
+    return {
         "difference": found.value,
         "difference_ci95": [number_or_null(found.low), number_or_null(found.high)],
         "p": number_or_null(found.p),
-        "seeds_better": sum(a > b for a, b in zip(best, defaults, strict=True)),
+        "seeds_better": sum(a > b for a, b in zip(first, second, strict=True)),
         "probability_of_improvement": [number_or_null(value) for value in chance],
     }
 
@@ -111,15 +116,17 @@ def told(plan: Plan, result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    if result["p"] is not None and result["p"] < LEVEL:
-        if result["difference"] > 0:
-            return f"the best earns more than the defaults (Yuen's test, p = {result['p']:.2g})"
-        return f"the defaults earn more (Yuen's test, p = {result['p']:.2g}): keep them"
-    return f"can't be told apart from the defaults (Yuen's test, p = {result['p']:.2g})"
+def verdict(found: Mapping[str, Any], first: str = "the best", second: str = "the defaults") -> str:
+    how = f"(Yuen's test, p = {found['p']:.2g})"
+    if found["p"] >= LEVEL:
+        return f"{first} and {second} can't be told apart {how}"
+    return (
+        f"{first} earns more than {second} {how}" if found["difference"] > 0 else f"{second} earn more {how}: keep them"
+    )
 
 
-def _write(path: Path, text: str) -> None:
+def save(path: Path, text: str) -> None:
+    """Raises UserError where the disk refuses."""
     try:
         atomic_write(path, text.encode())
     except OSError as error:

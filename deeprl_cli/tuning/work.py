@@ -6,19 +6,24 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from shlex import quote
+from typing import Any
 
 from deeprl_cli.errors import UserError
 from deeprl_cli.reports.cells import clock, number
+from deeprl_cli.runs.checkpoint import Checkpoint
 from deeprl_cli.runs.lock import alone, locked
+from deeprl_cli.training.graft import grafted
 from deeprl_cli.training.group import newest_step
+from deeprl_cli.tuning.pbt import is_control, next_generation
 from deeprl_cli.tuning.plan import Plan
+from deeprl_cli.tuning.population import settle_population
 from deeprl_cli.tuning.rungs import cost, promotable
 from deeprl_cli.tuning.score import score
 from deeprl_cli.tuning.store import ASKING, Store, Unit
-from deeprl_cli.tuning.unit import Stopped, looked_at, stacks, train_stack
+from deeprl_cli.tuning.unit import Job, Stopped, looked_at, stacks, train_stack
 from deeprl_cli.tuning.verdict import in_words, settle
 
 PAUSE = 1.0  # seconds between looks whether others are done
@@ -32,7 +37,7 @@ def work(plan: Plan) -> int:
             while (unit := next_unit(store)) is not None:
                 with unit[1]:
                     train(store, unit[0])
-            settle(store)
+            (settle_population if plan.pbt else settle)(store)
     except Stopped as stop:
         return stop.code
     return 0
@@ -53,7 +58,7 @@ def next_unit(store: Store) -> tuple[Unit, ExitStack] | None:
     being done. None where the study has no more to train."""
     while True:
         with alone(store.plan.folder, ASKING), ExitStack() as stack:
-            unit = store.stale() or promotion(store) or fresh(store) or promotion(store, last=True)
+            unit = store.stale() or next_of(store)
             if unit is not None:
                 stack.enter_context(locked(unit.folder))
                 return unit, stack.pop_all()
@@ -61,6 +66,12 @@ def next_unit(store: Store) -> tuple[Unit, ExitStack] | None:
                 store.let_go()
                 return None
         time.sleep(PAUSE)
+
+
+def next_of(store: Store) -> Unit | None:
+    if store.plan.pbt:
+        return next_generation(store)
+    return promotion(store) or fresh(store) or promotion(store, last=True)
 
 
 def promotion(store: Store, last: bool = False) -> Unit | None:
@@ -104,12 +115,14 @@ def room(store: Store) -> int:
 def train(store: Store, unit: Unit) -> None:
     """Train a unit's trials to its age, and tell what they came to. Raises Stopped, UserError where all have failed."""
     plan = store.plan
-    jobs = {trial: plan.job(trial, store.values(trial), unit.until) for trial in unit.trials}
+    jobs = {trial: plan.job(trial, values_of(store, unit, trial), unit.until) for trial in unit.trials}
     if not unit.stacks:  # settled once: there may be more or less memory when it goes on
         unit.stacks = [[unit.trials[job.place] for job in stack] for stack in stacks(list(jobs.values()))]
         if unit.start:
-            unit.starts = {str(trial): newest_step(plan.run_of(trial)) for trial in unit.trials}
+            unit.starts = {trial: newest_step(plan.run_of(trial)) for trial in unit.trials}
         unit.write()
+    if plan.pbt and len(unit.stacks) > 1:
+        raise UserError(f"{len(unit.trials)} members don't fit into memory together: give a smaller population=…")
     members = max(map(len, unit.stacks)) * plan.seeds
     shape = f"{members} members" if len(unit.stacks) == 1 else f"{len(unit.stacks)} stacks of {members} members at most"
     label = name_of(unit, plan)
@@ -118,8 +131,9 @@ def train(store: Store, unit: Unit) -> None:
     for trials in unit.stacks:
         began = time.monotonic()
         try:
-            starts = [unit.starts[str(trial)] for trial in trials] if unit.starts else None
-            outcomes = train_stack(looked_at([jobs[trial] for trial in trials]), label + so_far(store), starts)
+            starts = [unit.starts[trial] for trial in trials] if unit.starts else None
+            stack = looked_at([jobs[trial] for trial in trials])
+            outcomes = train_stack(stack, label + so_far(store), starts, changes(store, unit, stack, trials))
         finally:
             unit.seconds += time.monotonic() - began
             unit.write()
@@ -130,7 +144,7 @@ def train(store: Store, unit: Unit) -> None:
                 print(f"trial {trial} failed: {errors[-1]}", flush=True)
                 store.tell(trial, None, {"error": errors[-1]})
                 continue
-            value, each = score(plan.run_of(trial), jobs[trial], plan.settings.score)
+            value, each = score(plan.run_of(trial), jobs[trial], plan.scored_by)
             told = {"scores": each, "run": str(plan.run_of(trial))}
             if not math.isfinite(value):
                 store.tell(trial, None, told)
@@ -144,14 +158,47 @@ def train(store: Store, unit: Unit) -> None:
     if errors and not store.scores(plan.ages[0]) and store.best() is None:
         raise UserError(f"every trial so far has failed: {errors[0]}")
     best = store.best()
-    if best is not None:
+    best_so_far = ""
+    if plan.pbt:
+        best_so_far = f"; {of_generation(store, unit)}"
+    elif best is not None:
         values = in_words(plan.values(best.params))
-        best_so_far = f"; best so far trial {best.number}, {plan.settings.score} {number(best.value)}: {values}"
-    print(f"  took {clock(unit.seconds)}{best_so_far if best is not None else ''}", flush=True)
+        best_so_far = f"; best so far trial {best.number}, {plan.scored_by} {number(best.value)}: {values}"
+    print(f"  took {clock(unit.seconds)}{best_so_far}", flush=True)
+
+
+def values_of(store: Store, unit: Unit, trial: int) -> Mapping[str, Any]:
+    return unit.values[trial] if unit.values else store.values(trial)
+
+
+def changes(
+    store: Store, unit: Unit, stack: Sequence[Job], trials: Sequence[int]
+) -> Callable[[list[Checkpoint]], list[Checkpoint]]:
+    """What a generation does to the checkpoints that it goes on from."""
+    if not unit.values or not unit.start:
+        return lambda points: points
+    plan, former = store.plan, next(one for one in store.units() if one.until == unit.start)
+    before = [plan.job(trial, former.values[trial], unit.start) for trial in trials]
+    places = {trial: place for place, trial in enumerate(trials)}
+    sources = {places[loser]: places[winner] for loser, winner in unit.grafts.items()}
+    after = [job.cfg for job in stack]
+    return lambda points: grafted(points, before, after, sources, stack[0].look.spec)
+
+
+def of_generation(store: Store, unit: Unit) -> str:
+    """`returns of the population 93.1 to 402.5, of the control 9.3 to 371`."""
+    scores, sides = store.scores(unit.until), []
+    for name, control in (("population", False), ("control", True)):
+        values = [scores[n] for n in unit.trials if n in scores and is_control(store, n) == control]
+        if values:
+            sides.append(f"of the {name} {number(min(values))} to {number(max(values))}")
+    return f"returns {', '.join(sides)}"
 
 
 def name_of(unit: Unit, plan: Plan) -> str:
     """`trials 8–15 of 64`, `rung 2: 8 trials`."""
+    if plan.pbt:
+        return f"generation {plan.ages.index(unit.until) + 1} of {len(plan.ages)}"
     if unit.start:
         return f"rung {plan.ages.index(unit.until) + 1} of {len(plan.ages)}: {len(unit.trials)} trials"
     return f"trials {unit.trials[0]}–{unit.trials[-1]}{of_all(plan)}"
