@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeprl_cli.deploy.exporting import ENDINGS, Export, export
 from deeprl_cli.deploy.loading import Kept, load_policies
 from deeprl_cli.deploy.trained import TrainedPolicy
+from deeprl_cli.errors import UserError
 from deeprl_cli.evaluation.evaluate import Evaluation
 from deeprl_cli.evaluation.trained import evaluate_trained
 from deeprl_cli.reports.curves import read_table
@@ -79,9 +81,26 @@ class Run:
 
     def evaluate(self, episodes: int = 100, *, deterministic: bool = True) -> Evaluation:
         """Play fresh episodes, the very ones that `deeprl eval` plays: `returns` and `lengths` are `(seeds, episodes)`,
-        `return_mean` a number for each seed."""
+        `return_mean` a number for each seed. Raises UserError."""
+        if episodes < 1:
+            raise UserError(f"evaluate({episodes}): at least one episode is needed")
         check_trust(self.path, self.config, self._trust)
         return evaluate_trained(self.path, self.config, episodes, self.checkpoint, not deterministic)[1]
+
+    def export(self, path: str | Path, *, seed: int | None = None, stochastic: bool = False) -> Export:
+        """Write a seed's policy, the first's where None, to one file that plays without deeprl: `.onnx`, or `.pt2` for
+        `torch.export.load`. `stochastic`: actions are sampled, the noise is an input.
+
+        Written only when the file acts as the policy does; `agreement` of what is returned says how closely. Raises
+        UserError; docs/export.md says what is in the file.
+        """
+        path, seed = Path(path).expanduser(), self.config.seed if seed is None else seed
+        if seed not in self.kept:
+            raise UserError(f"seed={seed}: {self.path} has {', '.join(map(str, self.seeds))}")
+        to = next((to for to, ending in ENDINGS.items() if ending == path.suffix), None)
+        if to is None:
+            raise UserError(f"{path}: the ending says what is written: give .onnx or .pt2")
+        return export(self.kept[seed], self.config, path, to=to, stochastic=stochastic)
 
 
 def load(path: str | Path, checkpoint: Kind | None = None, *, trust: bool = False) -> Run:

@@ -99,8 +99,11 @@ class TrainedPolicy:
         return {name: deepcopy(child.module) for name, child in children if isinstance(child, Alone)}
 
     def to(self, device: str) -> TrainedPolicy:
-        """Compute on `device` from now on (`cuda`, `cpu`)."""
-        self.inner.on(device)
+        """Compute on `device` from now on (`cuda`, `cpu`). Raises UserError where there is no such device."""
+        try:
+            self.inner.on(device)
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(f"'{device}' is no device of this machine: {str(error).splitlines()[0]}") from error
         return self
 
     def draw(self, count: int) -> torch.Tensor:

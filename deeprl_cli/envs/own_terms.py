@@ -17,6 +17,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation
 
 from deeprl_cli.envs.actions import ActionView
+from deeprl_cli.envs.answers import BadAnswer
 from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.make import bare_env, framed, stacked
 from deeprl_cli.envs.observations import ObservationView, origin_given
@@ -71,12 +72,21 @@ class OwnTerms:
             if batch in (None, many):
                 for form, space in self._readings():
                     count = _count(space, observation)
+                    if count == 0 and batch is not False:
+                        raise UserError(f"{self.view.env_id}: a batch of no observations: there is nothing to act on")
                     if (count is not None) == many and count != _NO_MATCH:
                         items = _apart(space, observation, count) if count is not None else [observation]
+                        if form == "stack":  # frames are looked at one by one, in `frames`
+                            self._check(space, items)
                         return Given(items, form, many)
         wanted = "one or a batch of" if batch is None else "a batch of" if batch else "one of"
         forms = " or ".join(dict.fromkeys(str(space) for _, space in self._readings()))
-        raise UserError(f"{self.view.env_id}: an observation of {_shape(observation)} is not {wanted} {forms}")
+        hint = (
+            ": a batch of them is one of arrays"
+            if isinstance(observation, list | tuple) and _nested(self.spaces)
+            else ""
+        )
+        raise UserError(f"{self.view.env_id}: an observation of {_shape(observation)} is not {wanted} {forms}{hint}")
 
     def _readings(self) -> list[tuple[Form, Space]]:
         """The forms an observation may have; an Atari screen may be in colour, too."""
@@ -86,16 +96,27 @@ class OwnTerms:
             found.append(("own", spaces.Box(0, 255, shape, np.uint8)))
         return found
 
+    def _check(self, space: Space, items: Sequence[Any]) -> None:
+        for item in items:
+            if wrong := _wrong(space, item):
+                raise UserError(f"{self.view.env_id}: {wrong}")
+
     def frames(self, given: Given) -> list[Array]:
-        """Own observations as frames, checked; frames as they are. Raises UserError."""
+        """Own observations as frames; frames as they are. Raises UserError for NaN, a choice that there isn't, and
+        numbers of another kind."""
         made = given.items
+        self._check(self.observation_space if given.form == "own" else self.frame_space, made)
         if given.form == "own":
             if self._screen_size is not None:
                 made = [_small_and_grey(item, self._screen_size) for item in made]
             for wrapper in self._to_frame:
                 made = [wrapper.observation(item) for item in made]
         view = self._frame_view
-        return [np.array(view.checked(item).reshape(view.source_shape), view.declared) for item in made]
+        try:
+            return [np.array(view.checked(item).reshape(view.source_shape), view.declared) for item in made]
+        except BadAnswer as error:
+            said = str(error).removeprefix("returned ")
+            raise UserError(f"{self.view.env_id}: {said}") from error
 
     def seen(self, stacks: Sequence[Array]) -> Array:
         """Stacks (k, *frame), or frames where nothing is stacked, as the algorithm sees them: `(B, *obs)`."""
@@ -153,8 +174,8 @@ class FrameMemory:
         held = self._held or [None] * len(frames)
         if len(held) != len(frames):
             raise UserError(
-                f"{len(frames)} observations, and the policy remembers frames of {len(held)} environments: call "
-                "policy.reset() before others"
+                f"{len(frames)} observations, and the policy remembers frames of {len(held)}: call policy.reset() "
+                "before acting in others"
             )
         return [
             np.stack([frame] * self.stack) if before is None else np.concatenate((before[1:], frame[None]))
@@ -203,6 +224,26 @@ def _small_and_grey(screen: Any, size: int) -> Array:
     if screen.ndim == 3:
         screen = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(screen, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _nested(forms: Mapping[Form, Space]) -> bool:
+    return isinstance(forms["own"], spaces.Dict | spaces.Tuple)
+
+
+def _wrong(space: Space, value: Any) -> str:
+    """What can't be learnt from in an observation of the right shape; "" where there is nothing."""
+    if isinstance(space, spaces.Dict):
+        return next(filter(None, (_wrong(part, value[key]) for key, part in space.spaces.items())), "")
+    if isinstance(space, spaces.Tuple):
+        return next(filter(None, map(_wrong, space.spaces, value)), "")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        counted = np.asarray(value) - space.start
+        if (counted < 0).any() or (counted >= sizes).any():
+            return f"an observation of {np.asarray(value).tolist()} is outside {space}"
+    elif isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and np.isnan(value).any():
+        return "an observation holds NaN: nothing can be said of it"
+    return ""
 
 
 _NO_MATCH = -1

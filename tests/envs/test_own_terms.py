@@ -81,6 +81,25 @@ def test_a_stack_is_told_by_its_shape():
         terms.read(one, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "obs", "told"),
+    [
+        ("choice", 16, r"16 is outside Discrete\(16\)"),
+        ("choice", [3, -1], "-1 is outside"),
+        ("choice", 1.5, r"the number 1\.5 \(float\) as its observation"),
+        ("vector", [0, np.nan, 0], "NaN"),
+        ("tuple", (40, 1, 0), "40 is outside"),
+        ("vector", np.zeros((0, 3)), "a batch of no observations"),
+        ("tuple", [(1, 1, 0), (2, 2, 0)], "a batch of them is one of arrays"),
+    ],
+)
+def test_what_is_no_observation_gets_one_line(name, obs, told):
+    terms = own_terms(configured(ENVIRONMENTS[name]))
+    with pytest.raises(UserError, match=told) as raised:
+        terms.frames(terms.read(obs, None))
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_frames_are_remembered_by_environment():
     memory = FrameMemory(3)
     a, b, c = (np.array([value]) for value in (1, 2, 3))
@@ -89,7 +108,7 @@ def test_frames_are_remembered_by_environment():
     assert [stack.ravel().tolist() for stack in memory.push([b, c])] == [[1, 1, 2], [2, 2, 3]]
     memory.reset([False, True])
     assert [stack.ravel().tolist() for stack in memory.push([c, a])] == [[1, 2, 3], [1, 1, 1]]
-    with pytest.raises(UserError, match="1 observations, and the policy remembers frames of 2"):
+    with pytest.raises(UserError, match="1 observations, and the policy remembers frames of 2:"):
         memory.push([a])
     memory.reset()
     assert [stack.ravel().tolist() for stack in memory.push([b])] == [[2, 2, 2]]
