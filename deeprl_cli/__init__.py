@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from deeprl_cli.errors import UserError
     from deeprl_cli.evaluation.evaluate import Evaluation
     from deeprl_cli.plugins.callback import Callback
+    from deeprl_cli.plugins.plugin import Plugin
 
 __version__ = "0.1.0"
 __all__ = [
     "Callback",
     "Evaluation",
+    "Plugin",
     "Run",
     "TrainedPolicy",
     "UserError",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "Callback": "plugins.callback",
     "Evaluation": "evaluation.evaluate",
+    "Plugin": "plugins.plugin",
     "Run": "api.runs",
     "TrainedPolicy": "deploy.trained",
     "UserError": "errors",

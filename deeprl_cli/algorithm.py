@@ -118,7 +118,7 @@ class Algorithm(nn.Module):
                 f"algo={config.name} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
             )
         factory = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
-        if factory.name not in cls.networks:
+        if factory.name not in cls.networks and (factory.custom is None or "mlp" not in cls.networks):
             raise ConfigError(f"algo={config.name} can't use network={factory.name}: use {' or '.join(cls.networks)}")
         if factory.share and not cls.joint:
             raise ConfigError(

@@ -36,6 +36,8 @@ Verbs:
   deeprl tune algo=ppo env=CartPole-v1        search hyper-parameters; the best beside the defaults
   deeprl bench classic                        train a suite, and compare its returns with bars
   deeprl list algos|envs|networks|hardware    what you can choose from
+  deeprl new algorithm my_algo                an algorithm of your own: its file, its values, a test
+  deeprl check-algorithm ./my_algo.py         does it hold to what deeprl relies on?
   deeprl doctor                               what this machine has, what is broken, and what mends it
   tensorboard --logdir runs                   look at the curves in your browser
 
@@ -79,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         return complete(rest)  # the installed scripts ask the program, not the verb
     if verb not in VERBS:
         raise _unknown_verb(verb)
-    code: int = import_module(f"deeprl_cli.commands.{verb}").run(rest)
+    code: int = import_module(f"deeprl_cli.commands.{verb.replace('-', '_')}").run(rest)
     return code
 
 

@@ -32,7 +32,7 @@ FLOORS = (
     ("data", "runs"),
     ("evaluation", "reports"),
     ("training", "deploy"),
-    ("sweeps", "bench", "api"),
+    ("sweeps", "bench", "api", "checks"),
     ("tuning",),
     ("commands",),
     ("cli",),
@@ -208,7 +208,9 @@ def test_torch_is_not_loaded_by(name):
 def test_the_command_line_loads_nothing_heavy():
     """`deeprl --help`, and any verb's, answer from the standard library."""
     loaded = {
-        library: by for name in ("cli", *(f"commands.{v}" for v in VERBS)) for library, by in loaded_with(name).items()
+        library: by
+        for name in ("cli", *(f"commands.{v.replace('-', '_')}" for v in VERBS))
+        for library, by in loaded_with(name).items()
     }
     for library in ("torch", "hydra", "omegaconf", "gymnasium", "numpy", "rich"):
         assert library not in loaded, f"{library} through {loaded.get(library)}"

@@ -109,5 +109,5 @@ def load(path: str | Path, checkpoint: Kind | None = None, *, trust: bool = Fals
     `checkpoint`: `best` or `last`; left out, the best, or the last where the run was never evaluated. `trust` allows
     to import the module that an environment `module:Id` names. Raises UserError where there is no run.
     """
-    folder, config = read_run(find(path))
+    folder, config = read_run(find(path), trust)
     return Run(folder, config, checkpoint, trust=trust)

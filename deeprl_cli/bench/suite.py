@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from deeprl_cli.config.files import config_dir, suite_names
+from deeprl_cli.config.files import option_file, suite_names
 from deeprl_cli.errors import ConfigError, UserError, did_you_mean
 from deeprl_cli.schema.typed import PositiveInt, build
 
@@ -154,7 +154,7 @@ def choose(suite: Suite, patterns: Sequence[str]) -> list[Row]:
 
 def _find(name: str) -> Path:
     if name in suite_names():
-        return config_dir() / "bench" / f"{name}.yaml"
+        return option_file("bench", name)
     path = Path(name).expanduser()
     if path.is_file():
         return path

@@ -1,6 +1,6 @@
 """The verbs of the command line, one file each: flags, help, and what the verb does.
 
-A verb `x` is a module `x.py` with `run(arguments) -> exit code`, named in `VERBS` and in `cli.HELP`. Flags
+A verb `x-y` is a module `x_y.py` with `run(arguments) -> exit code`, named in `VERBS` and in `cli.HELP`. Flags
 are read before anything large is imported, so that `--help` and a mistyped flag answer at once. What two verbs share
 doesn't live here, but in the room whose matter it is.
 """
@@ -19,5 +19,7 @@ VERBS = (
     "sweep",
     "compare",
     "tune",
+    "new",
+    "check-algorithm",
     "doctor",
 )

@@ -26,7 +26,9 @@ class Parser(argparse.ArgumentParser):
         name, count = ("runs", "+") if several else ("run", None)
         told = "a run: its folder, its name, a part of either that no other run has, or latest"
         self.add_argument(name, nargs=count, type=Path, metavar="RUN", help=told)
-        trust = "run the code that the run names: its environment's module (module:Id), env.wrappers, callbacks"
+        trust = (
+            "run the code that the run names: its environment module:Id, env.wrappers, callbacks, its algorithm's file"
+        )
         self.add_argument("--trust", action="store_true", help=trust)
 
 

@@ -212,7 +212,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.runs.weights import which_checkpoint
 
-    run, cfg = read_run(path)
+    run, cfg = read_run(path, wanted.trust)
     check_trust(run, cfg, wanted.trust)
     seeds = cfg.seed_list
     seed = chosen_seed(path, wanted.seed, seeds)

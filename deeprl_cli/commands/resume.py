@@ -69,7 +69,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.training.stopping import ended_by, release
 
     start = began()
-    run, before = read_run(path)
+    run, before = read_run(path, trust)
     resolved = read_config(run)["resolved"]
     cfg = changed(counted(before), overrides)
     check_trust(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deeprl_cli.commands.arguments import Parser
@@ -21,6 +23,7 @@ deeprl train [key=value …] [flags]
   deeprl train algo=ppo algo.lr=1e-3 'algo.hidden=[64,64]' total_steps=1e6
   deeprl train env=FrozenLake-v1 env.kwargs.map_name=8x8
   deeprl train env=CartPole-v1 stop.return=475 stop.evaluations=3
+  deeprl train algo=./my_algo.py env=CartPole-v1    an algorithm of your own (deeprl new algorithm)
   deeprl train -m algo=ppo,dqn env=CartPole-v1,Acrobot-v1 seed=0,1,2
 
 Groups, each group=option:
@@ -35,6 +38,7 @@ Flags:
                          (as one where they can with hydra/launcher=stacked; several at a time with joblib,
                          submitit_local, submitit_slurm or ray)
   --check                build everything, do one update, say how much time and memory the run will take
+  -cd, --config-dir DIR  take YAML files from this folder, too: algo/my_algo.yaml, env/My-v0.yaml, experiment/…
   --explain              print every value and where it comes from: a file, or the command line
   -c, --cfg job          print the configuration instead of running it (also: hydra, all)
   -p, --package PART     with --cfg: only this part, for example algo
@@ -49,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir", action="append", default=[])
     parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     parser.add_argument("-p", "--package")
     parser.add_argument("--resolve", action="store_true")
@@ -59,6 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         raise _unknown_flag(unknown[0], arguments, known)
+    flags.overrides = [*_searching(flags.config_dir, flags.overrides), *flags.overrides]
     if flags.help:
         print(HELP.format(groups=_groups()), end="")
         return 0
@@ -84,6 +90,19 @@ def run(arguments: Sequence[str]) -> int:
 
         return run_sweep(flags.overrides)
     return _check(flags.overrides) if flags.check else _train(flags.overrides)
+
+
+def _searching(folders: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The override that has files of these folders found, before deeprl's own. Raises UserError."""
+    if not folders:
+        return []
+    if any(text.startswith("hydra.searchpath=") for text in overrides):
+        raise UserError("--config-dir and hydra.searchpath=… are the same: give one of them")
+    missing = next((folder for folder in folders if not Path(folder).expanduser().is_dir()), None)
+    if missing is not None:
+        raise UserError(f"--config-dir {missing}: no such folder")
+    found = [json.dumps(f"file://{Path(folder).expanduser().absolute()}", ensure_ascii=False) for folder in folders]
+    return [f"hydra.searchpath=[{','.join(found)}]"]
 
 
 def _train(overrides: Sequence[str]) -> int:

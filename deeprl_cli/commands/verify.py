@@ -59,7 +59,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.training.services import Services
     from deeprl_cli.training.share import Outlet
 
-    run, cfg = read_run(path)
+    run, cfg = read_run(path, trust)
     check_trust(run, cfg, trust)
     resolved = read_config(run)["resolved"]
     workers = workers_of(cfg)

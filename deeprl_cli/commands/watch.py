@@ -71,7 +71,7 @@ def watch(
     from deeprl_cli.processes.hardware import threads
     from deeprl_cli.runs.reading import check_trust, read_run
 
-    run, cfg = read_run(path)
+    run, cfg = read_run(path, trust)
     check_trust(run, cfg, trust)
     if seed is not None and seed not in cfg.seed_list:
         raise UserError(f"--seed {seed}: {run} has seeds {', '.join(map(str, cfg.seed_list))}")

@@ -27,12 +27,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from deeprl_cli.algos.registry import run_config
 from deeprl_cli.config import gym_ids
-from deeprl_cli.config.files import GROUPS, config_dir, group_options
+from deeprl_cli.config.files import GROUPS, config_dir, group_options, option_file
 from deeprl_cli.config.hydra_job import as_job
 from deeprl_cli.config.messages import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config.overrides import OPEN, for_example, parse
 from deeprl_cli.config.tuned import find_tuned, tuned_path
 from deeprl_cli.errors import ConfigError, did_you_mean
+from deeprl_cli.plugins.files import is_source, short
 from deeprl_cli.schema.run import NETWORKS, LinearConfig, NetworkConfig, RunConfig
 
 ROOT = "train"
@@ -199,9 +200,9 @@ def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
 
 
 def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
-    """Folders of `hydra.searchpath` come before what is made for every id: a file in them wins."""
+    """Folders of `hydra.searchpath` come before those of plug-ins and what is made for every id: their files win."""
     path = loader.get_search_path().get_path()
-    place = next(index for index, element in enumerate(path) if element.path == gym_ids.SOURCE)
+    place = next(index for index, element in enumerate(path) if element.provider == gym_ids.PROVIDER)
     for folder in searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):
         path.insert(place, SearchPathElement("deeprl", folder))
         place += 1
@@ -231,7 +232,7 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
     try:
         config = _ask_hydra([_for_hydra(override) for override in overrides], with_hydra=True)
     except MissingConfigException as error:
-        raise _missing(error) from None
+        raise _missing(error, overrides) from None
     except yaml.YAMLError as error:
         raise ConfigError(one_line(str(error))) from None
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
@@ -290,7 +291,7 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
     try:
         base = plain(_ask_hydra(groups + searchpath), resolve=False)
     except MissingConfigException as error:
-        return _missing(error)
+        return _missing(error, overrides)
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning):
         return None
     known = set(dotted_keys(base))
@@ -308,16 +309,22 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
 
 def _option_keys(group: str) -> dict[str, list[str]]:
     """The keys of every file of the group, for saying whose a key is."""
-    folder = config_dir() / group
-    files = {name: OmegaConf.load(folder / f"{name}.yaml") for name in group_options(group)}
+    files = {name: OmegaConf.load(option_file(group, name)) for name in group_options(group)}
     return {name: dotted_keys(plain(file, resolve=False)) for name, file in files.items()}
 
 
-def _missing(error: MissingConfigException) -> ConfigError:
+def _missing(error: MissingConfigException, overrides: Sequence[Override]) -> ConfigError:
     """An option that isn't there, asked for by an override or by a file's defaults list."""
     group, _, name = str(error.missing_cfg_file).partition("/")
     if group not in GROUPS:
         return ConfigError(one_line(str(error)))
+    for override in overrides:
+        source = override.value() if override.key_or_group == group == "algo" else None
+        if isinstance(source, str) and is_source(source) and short(source) == name:
+            return ConfigError(
+                f"algo={source}: its values aren't there: write {name}.yaml beside it, or algo/{name}.yaml into a "
+                "folder that --config-dir names"
+            )
     if group != "env":
         return unknown_option(group, name, group_options(group))
     return gym_ids.unknown(name)

@@ -16,11 +16,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from deeprl_cli.config.compose import ROOT, compose_choices, searched
-from deeprl_cli.config.files import GROUPS, config_dir
+from deeprl_cli.config.files import GROUPS, config_dir, config_dirs
 from deeprl_cli.config.messages import dotted_keys
 from deeprl_cli.config.overrides import parse
 from deeprl_cli.config.tuned import ATARI_ID, FAMILIES
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.files import is_source, short, yaml_of
 
 WHOLE_TREE = ("tuned", "experiment")  # groups whose files set keys anywhere
 
@@ -47,7 +48,7 @@ def origins(overrides: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
     """The composed values, and where each comes from; no environment is looked at. Raises ConfigError."""
     values, choices = compose_choices(overrides)
     given = parse(overrides)
-    folders = [*(Path(folder.removeprefix("file://")) for folder in searched(given)), config_dir()]
+    folders = [*(Path(folder.removeprefix("file://")) for folder in searched(given)), *config_dirs()]
     layers = [_Layer(path, prefix) for path, prefix in _files(choices, folders)]
     typed = {override.key_or_group: str(override.input_line) for override in given}
     found = []
@@ -153,6 +154,10 @@ def _files(choices: dict[str, str], folders: Sequence[Path]) -> list[tuple[Path,
             add("env", prefix)
             if ATARI_ID.fullmatch(choice):
                 add("atari", prefix)
+        if group == "algo" and is_source(choice) and (beside := yaml_of(choice)) is not None:
+            found.append((beside, prefix))
+            continue
+        choice = short(choice) if group == "algo" and is_source(choice) else choice
         if not add(f"{group}/{choice}", prefix) and group == "env":  # of tuned, the file that was found
             add(f"env/{choice.partition(':')[2] or choice}", prefix)  # module:Id takes the values of Id
     return found

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from deeprl_cli.plugins.installed import config_folders
+
 GROUPS = ("algo", "env", "network", "hardware", "tuned", "experiment")
 # A gymnasium id: (module:)(Namespace/)Name-vN; with a module any name goes, for the module registers it on import.
 ENV_ID = re.compile(r"(?:[\w.]+:)?(?:[\w:-]+/)?[\w:.-]+-v\d+|[\w.]+:[\w:./-]+")
@@ -18,10 +20,21 @@ def config_dir() -> Path:
     return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
 
 
+def config_dirs() -> list[Path]:
+    """Ours, and those of plug-ins: the first that has a file is the one whose file counts."""
+    return [config_dir(), *config_folders()]
+
+
 def group_options(group: str) -> list[str]:
     """The YAML files of a group, `deck/ppo` for those in its folders."""
-    folder = config_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    folders = [folder / group for folder in config_dirs()]
+    return sorted({p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")})
+
+
+def option_file(group: str, name: str) -> Path:
+    """The file of an option; where there is none, where ours would be."""
+    files = [folder / group / f"{name}.yaml" for folder in config_dirs()]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def algo_keys(name: str) -> set[str]:
@@ -29,7 +42,7 @@ def algo_keys(name: str) -> set[str]:
     if name not in group_options("algo"):
         return set()
     found: set[str] = set()
-    waiting = [("algo", yaml.safe_load((config_dir() / "algo" / f"{name}.yaml").read_text(encoding="utf-8")))]
+    waiting = [("algo", yaml.safe_load(option_file("algo", name).read_text(encoding="utf-8")))]
     while waiting:
         path, values = waiting.pop()
         for key, value in values.items():
@@ -39,11 +52,11 @@ def algo_keys(name: str) -> set[str]:
 
 
 def suite_names() -> list[str]:
-    """The suites of `deeprl bench` shipped beside the groups; not a group themselves."""
-    return sorted(path.stem for path in (config_dir() / "bench").glob("*.yaml"))
+    """The suites of `deeprl bench` beside the groups, plug-ins' included; not a group themselves."""
+    return group_options("bench")
 
 
 def summary(group: str, name: str) -> str:
     """The comment a file opens with, its first line."""
-    first = (config_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    first = option_file(group, name).read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""

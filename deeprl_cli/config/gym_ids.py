@@ -2,7 +2,8 @@
 
 A ConfigSource of scheme `gym` stands after the configuration folders, so a file `env/<Id>.yaml` wins. For an id without
 one it answers with the base every environment shares (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id); for
-a pair without tuned values of its own, with those of another version or of the id's family (`config/tuned.py`).
+a pair without tuned values of its own, with those of another version or of the id's family (`config/tuned.py`). And for
+an algorithm that is a file or module of the user's, with the values beside it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from omegaconf import OmegaConf
 from deeprl_cli.config.files import ENV_ID
 from deeprl_cli.config.tuned import ATARI_ID, find_tuned, tuned_path
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.files import in_full, is_source, short, yaml_of
+from deeprl_cli.plugins.installed import config_folders
 
 SOURCE = "gym://"
+PROVIDER = "deeprl"
 _EXTENSION = ".yaml"
 _GROUP = "env"
 
@@ -47,6 +51,9 @@ class GymConfigSource(ConfigSource):
         tuned = _tuned_name(config_path)
         if tuned is not None:
             return self._result(OmegaConf.load(tuned_path(tuned)), "_global_")
+        source = _source_name(config_path)
+        if source is not None:
+            return self._result(_of_source(source), None)
         name = _env_name(config_path)
         if name is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
@@ -71,7 +78,8 @@ class GymConfigSource(ConfigSource):
         return config_path.strip("/") == _GROUP
 
     def is_config(self, config_path: str) -> bool:
-        return _env_name(config_path) is not None or _tuned_name(config_path) is not None
+        names = _env_name(config_path), _tuned_name(config_path), _source_name(config_path)
+        return any(name is not None for name in names)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         wanted = self.offer_ids and self.is_group(config_path) and results_filter != ObjectType.GROUP
@@ -83,16 +91,32 @@ class GymConfigSource(ConfigSource):
 
 
 class GymSearchPath(SearchPathPlugin):
-    """Appends `gym://` to every search path, after the folders."""
+    """Appends the folders of plug-ins to every search path, and `gym://` after all folders."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="deeprl", path=SOURCE)
+        for folder in config_folders():
+            search_path.append(provider=PROVIDER, path=f"file://{folder}")
+        search_path.append(provider=PROVIDER, path=SOURCE)
 
 
 def register() -> None:
     """Make both known to Hydra; to be called before Hydra is initialised, any number of times."""
     for plugin in (GymConfigSource, GymSearchPath):
         Plugins.instance().register(plugin)
+
+
+def _source_name(config_path: str) -> str | None:
+    """The file or module of an algorithm that `algo=` names: `./my_algo.py`, `my_package.my_algo`."""
+    group, _, name = config_path.lstrip("/").removesuffix(_EXTENSION).partition("/")
+    return name if group == "algo" and is_source(name) else None
+
+
+def _of_source(name: str) -> Any:
+    """Its values: the YAML file beside it, or `algo/<name>.yaml` of a folder that is searched (`--config-dir`)."""
+    named = {"name": in_full(name)}
+    if (beside := yaml_of(name)) is not None:
+        return OmegaConf.merge(OmegaConf.load(beside), named)
+    return OmegaConf.create({"defaults": [f"/algo/{short(name)}@_here_", "_self_"], **named})
 
 
 def _env_name(config_path: str) -> str | None:

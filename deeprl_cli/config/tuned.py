@@ -11,7 +11,7 @@ import itertools
 import re
 from pathlib import Path
 
-from deeprl_cli.config.files import config_dir
+from deeprl_cli.config.files import config_dirs, option_file
 from deeprl_cli.errors import ConfigError
 
 # Atari ids whose frames are preprocessed: their games alone are what published values are for
@@ -27,7 +27,7 @@ FAMILIES = {
 
 def tuned_path(name: str) -> Path:
     """The file of `ppo/mujoco`."""
-    return config_dir() / "tuned" / f"{name}.yaml"
+    return option_file("tuned", name)
 
 
 def find_tuned(algo: str, env_id: str) -> str | None:
@@ -36,7 +36,8 @@ def find_tuned(algo: str, env_id: str) -> str | None:
     Without a file of its own, an id is looked up where environments are registered, which imports gymnasium and the
     package or module that registers it.
     """
-    if not re.fullmatch(r"\w+", algo) or not (config_dir() / "tuned" / algo).is_dir():
+    folders = [folder / "tuned" / algo for folder in config_dirs()]
+    if not re.fullmatch(r"\w+", algo) or not any(folder.is_dir() for folder in folders):
         return None
     if tuned_path(f"{algo}/{env_id}").is_file():
         return f"{algo}/{env_id}"
@@ -48,7 +49,7 @@ def find_tuned(algo: str, env_id: str) -> str | None:
         return None
     if where not in FAMILIES or (where == "atari" and not ATARI_ID.fullmatch(env_id)):
         return None
-    versions = sorted(tuned_path(algo).with_suffix("").glob(f"{_stem(env_id)}-v*.yaml"))
+    versions = sorted(path for folder in folders for path in folder.glob(f"{_stem(env_id)}-v*.yaml"))
     others = [path.stem for path in versions if _stem(path.stem) == _stem(env_id)]
     name = f"{algo}/{others[-1] if others else where}"
     return name if tuned_path(name).is_file() else None

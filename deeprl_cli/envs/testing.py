@@ -11,13 +11,14 @@ from gymnasium import spaces
 from gymnasium.envs.registration import registry
 
 from deeprl_cli.envs.arithqa import ARITH_QA_ID, ArithQA
+from deeprl_cli.plugins.installed import register_environments
 
 CHAIN_ID = "deeprl/Chain-v0"
 PIXEL_CATCH_ID = "deeprl/PixelCatch-v0"
 
 
 def register_own_envs() -> None:
-    """Make our ids known to gymnasium; may be called again."""
+    """Make our ids known to gymnasium, and those of plug-ins; may be called again."""
     own = (
         (CHAIN_ID, f"{__name__}:Chain", 20),
         (PIXEL_CATCH_ID, f"{__name__}:PixelCatch", None),
@@ -26,6 +27,7 @@ def register_own_envs() -> None:
     for env_id, entry_point, limit in own:
         if env_id not in registry:
             gym.register(env_id, entry_point, max_episode_steps=limit)
+    register_environments()
 
 
 class Chain(gym.Env[Any, Any]):

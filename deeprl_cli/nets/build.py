@@ -27,8 +27,11 @@ from deeprl_cli.nets.modules import (
 from deeprl_cli.nets.spaces import MOST_FEATURES, MOST_ROWS, bounds_of, fits, is_image, per_dimension, shown, sizes_of
 from deeprl_cli.nets.tables import JointIndex, Table, Tiles, UnitBox
 from deeprl_cli.nets.transformer import Transformer
+from deeprl_cli.plugins.classes import where_raised
+from deeprl_cli.plugins.installed import load, names_beside
 from deeprl_cli.schema.run import LayersConfig, LinearConfig, NetworkConfig, TransformerConfig
 
+OWN = ("auto", "tabular", "linear", "mlp", "cnn", "transformer")
 SMALLEST_FRAME = 36  # pixels a side that survive the three convolutions of the Nature CNN
 
 
@@ -42,6 +45,7 @@ class NetworkFactory:
 
     def __init__(self, space: gym.Space[Any], config: NetworkConfig, hidden: Sequence[int], activation: str) -> None:
         self.space, self.name = space, resolve_name(space, config.name)
+        self.custom = load("networks", self.name) if self.name in names_beside("networks", OWN) else None
         self.features = config.features if isinstance(config, LinearConfig) else "identity"
         self.bounded = self.features not in ("identity", "onehot")
         self.hidden: list[int] = []
@@ -93,6 +97,8 @@ class NetworkFactory:
 
     def check_extra(self) -> None:
         """Raise ConfigError for networks that can't read continuous actions beside the observation."""
+        if self.custom is not None:
+            return
         if self.name not in ("linear", "mlp", "cnn") or self.features != "identity":
             chosen = f"network={self.name}" + (f" network.features={self.features}" if self.name == "linear" else "")
             raise ConfigError(
@@ -115,6 +121,8 @@ class NetworkFactory:
             if self.features != "identity":
                 return _feature_maker(self.space, config)
         encoder = self._transformer_maker(config) if isinstance(config, TransformerConfig) else self.encoder
+        if self.custom is not None:
+            encoder = self._custom_maker(self.custom, config)
         return lambda out, extra: Network(encoder(), extra, hidden, out, self.activation)
 
     def _transformer_maker(self, config: TransformerConfig) -> Callable[[], Transformer]:
@@ -125,6 +133,25 @@ class NetworkFactory:
                 f"use network.d_model={-(-config.d_model // config.heads) * config.heads}"
             )
         return lambda: Transformer(values, length, config.d_model, config.layers, config.heads)
+
+    def _custom_maker(self, made: Any, config: NetworkConfig) -> Callable[[], nn.Module]:
+        """Of a plug-in's encoder. It is made once here, so that what is wrong is found before the run."""
+
+        def encoder() -> nn.Module:
+            try:
+                found = made(self.space, config)
+            except ConfigError:
+                raise
+            except Exception as error:
+                raise ConfigError(f"network={self.name} can't be made: {where_raised(error)}") from error
+            if not isinstance(found, nn.Module) or not isinstance(getattr(found, "out_features", None), int):
+                raise ConfigError(
+                    f"network={self.name}: must be an nn.Module with out_features, the size of its output"
+                )
+            return found
+
+        encoder()
+        return encoder
 
     def encoder(self) -> nn.Module:
         if isinstance(self.space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):

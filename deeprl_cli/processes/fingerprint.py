@@ -28,6 +28,7 @@ from deeprl_cli.processes import ranks
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "numpy", "gymnasium")  # their code is known by their version
+KNOWN = (*LIBRARIES, PACKAGE.name, "builtins", "_operator", "math")
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Path)
 
 
@@ -84,6 +85,35 @@ def source_of(place: Path) -> str:
         hashed.update(f"{file.relative_to(place.parent)}\0".encode())
         hashed.update(hashlib.sha256(file.read_bytes()).digest())
     return hashed.hexdigest()
+
+
+def source_with_imports(module: str) -> str:
+    """The hash of all that a module of somebody else's may call of their own: its file, or its package as a whole; and
+    so on of what stands in it by name and lies beside the user. Installed libraries are known by their version."""
+    places: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file, package = _file_of(name), _file_of(name.partition(".")[0])
+        if file is None or name in places:
+            continue
+        places[name] = package.parent if package is not None and package.name == "__init__.py" else file
+        for value in list(vars(sys.modules[name]).values()):
+            other = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            if isinstance(other, str) and _beside_the_user(other):
+                waiting.append(other)
+    return " ".join(sorted({source_of(place) for place in places.values()}))
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file and file.endswith(".py") else None
+
+
+def _beside_the_user(module: str) -> bool:
+    file, top = _file_of(module), module.partition(".")[0]
+    known = top in KNOWN or top in sys.stdlib_module_names
+    return not known and file is not None and not {"site-packages", "dist-packages"} & set(file.parts)
 
 
 def _processor() -> str:
@@ -160,15 +190,14 @@ class _Walk:
         module = getattr(code, "__module__", None) or "builtins"
         yield f"{path} {module}.{getattr(code, '__qualname__', code)}"
         top = module.partition(".")[0]
-        if top in (*LIBRARIES, PACKAGE.name, "builtins", "_operator", "math"):
+        if top in KNOWN:
             closure = getattr(code, "__closure__", None) or ()
             for number, cell in enumerate(closure):
                 yield from self.lines(f"{path}.closure[{number}]", cell.cell_contents)
             return
-        file = inspect.getsourcefile(code)
-        if file is None:
+        if _file_of(module) is None:
             raise UnknownValueError(f"{path}: {module} has no source")
-        yield f"{path} {source_of(Path(file))}"
+        yield f"{path} {source_with_imports(module)}"
 
 
 def _layout(tensor: Tensor) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.installed import load
 from deeprl_cli.processes.ranks import share_size
 from deeprl_cli.rl.values import Values, on, one_each, spread
-from deeprl_cli.schema.typed import NonNegativeFloat, PerMember, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.schema.typed import Choice, NonNegativeFloat, PerMember, PositiveFloat, PositiveInt, UnitInterval
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,7 +100,7 @@ class ExplorationConfig:
     `theta` and `dt` are the Ornstein-Uhlenbeck process's. `linear`: sigma goes to `sigma_end` over the run.
     """
 
-    kind: Literal["gaussian", "ou", "none"]
+    kind: Annotated[str, Choice(("gaussian", "ou", "none"), "explorations")]
     sigma: PerMember[NonNegativeFloat]
     sigma_schedule: Literal["constant", "linear"]
     sigma_end: PerMember[NonNegativeFloat]
@@ -136,7 +137,7 @@ class Exploration(nn.Module):
             "ou": self.ornstein_uhlenbeck,
             "none": torch.zeros_like,
         }
-        self.noise = kinds[config.kind]
+        self.noise: Callable[[Tensor], Tensor] = kinds.get(config.kind) or self.custom(config, num_seeds, size)
         self.register_buffer("sigma", one_each(hp.exploration_sigma, num_seeds))
         if config.kind == "ou":
             self.register_buffer("x", torch.zeros(num_seeds, self.num_envs, size))
@@ -144,6 +145,11 @@ class Exploration(nn.Module):
     def forward(self, action: Tensor, xi: Tensor) -> Tensor:
         """`xi`: standard normal numbers `(S, B, A)`. Moves the process."""
         return (action + self.noise(xi)).clamp(-1.0, 1.0)
+
+    def custom(self, config: ExplorationConfig, num_seeds: int, size: int) -> nn.Module:
+        """A plug-in's noise: a module from `xi` to what is added, before both are clamped."""
+        made: nn.Module = load("explorations", config.kind)(config, num_seeds, self.num_envs, size)
+        return made
 
     def gaussian(self, xi: Tensor) -> Tensor:
         return self.sigma.view(-1, 1, 1) * xi
@@ -167,6 +173,8 @@ class Exploration(nn.Module):
         """The process starts again from 0 where `ended` `(S, num_envs)`."""
         if self.config.kind == "ou":
             self.x.mul_(~ended.unsqueeze(-1))
+        if (own := getattr(self.noise, "episodes_ended", None)) is not None:
+            own(ended)
 
 
 @dataclass(kw_only=True, slots=True)

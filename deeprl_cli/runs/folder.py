@@ -19,8 +19,10 @@ import yaml
 
 from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.files import digests, is_source, short
 from deeprl_cli.runs.machine import machine
 from deeprl_cli.schema import format as config_format
+from deeprl_cli.schema.named import names_of
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import to_plain
 
@@ -45,6 +47,8 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
     try:
         run = _claim(Path(cfg.run_dir).expanduser()) if cfg.run_dir is not None else _next_free(cfg)
         made_by = {"deeprl": __version__, "numerics": NUMERICS, **resolved}
+        if code := digests(_code_of(cfg)):
+            made_by["code"] = code
         made_by["machine"] = machine(str(resolved.get("device")))
         _create(run / CONFIG_NAME, _config_text(cfg, made_by))
     except OSError as error:
@@ -55,6 +59,13 @@ def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:
         place = cfg.run_dir if cfg.run_dir is not None else "runs/"
         raise UserError(f"{place}: can't create the run folder ({error.strerror}): give another run_dir=…") from error
     return run
+
+
+def _code_of(cfg: RunConfig) -> list[str]:
+    """What the run names that is the user's: its file, module or `module:Class`."""
+    named = [cfg.algo.name] if is_source(cfg.algo.name) else []
+    named += [cfg.env.id] if ":" in cfg.env.id else []
+    return [*named, *names_of(cfg.env.wrappers), *names_of(cfg.callbacks)]
 
 
 def rewrite_config(run: Path, cfg: RunConfig, resolved: Mapping[str, Any]) -> None:
@@ -78,7 +89,7 @@ def _claim(run: Path) -> Path:
 
 
 def _next_free(cfg: RunConfig) -> Path:
-    parent = Path("runs", slug(cfg.algo.name), slug(cfg.env.id))
+    parent = Path("runs", slug(short(cfg.algo.name)), slug(cfg.env.id))
     parent.mkdir(parents=True, exist_ok=True)
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if cfg.name:

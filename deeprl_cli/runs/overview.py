@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.files import short
 from deeprl_cli.runs.catalogue import last_used
 from deeprl_cli.runs.folder import read_config, read_summary
 from deeprl_cli.runs.lock import held
@@ -35,7 +36,7 @@ def overview(run: Path) -> dict[str, Any]:
         "reason": None if alive else summary.get("reason"),
         "name": config.get("name"),
         "tags": config.get("tags") or [],
-        "algo": config["algo"].get("name"),
+        "algo": short(str(config["algo"].get("name"))),
         "env": (config.get("env") or {}).get("id"),
         "seeds": config.get("seeds"),
         "steps": steps,

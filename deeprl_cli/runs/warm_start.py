@@ -15,6 +15,7 @@ from torch import Tensor
 from deeprl_cli.envs.make import env_spec
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.policy import Policy, make_policy
+from deeprl_cli.runs.folder import find_run, read_config
 from deeprl_cli.runs.reading import read_run
 from deeprl_cli.runs.tensor_files import load_weights
 from deeprl_cli.runs.weights import best_path, load_last
@@ -50,7 +51,8 @@ def find_source(cfg: RunConfig) -> Source | None:
     if cfg.init_from is None:
         return None
     try:
-        run, source = read_run(Path(cfg.init_from))
+        theirs_too = read_config(find_run(Path(cfg.init_from)))["algo"]["name"] == cfg.algo.name  # named by the user
+        run, source = read_run(Path(cfg.init_from), trust=theirs_too)
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
     theirs = source.seed_list

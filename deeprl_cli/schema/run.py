@@ -9,13 +9,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.installed import load, names
 from deeprl_cli.schema.course import CheckpointConfig, EvalConfig, LogConfig, StopConfig
 from deeprl_cli.schema.members import Member
 from deeprl_cli.schema.named import Named
-from deeprl_cli.schema.typed import VARIANTS, NonNegativeInt, PerMember, PositiveFloat, PositiveInt, UnitInterval
+from deeprl_cli.schema.typed import (
+    VARIANTS,
+    Choice,
+    NonNegativeInt,
+    PerMember,
+    PositiveFloat,
+    PositiveInt,
+    UnitInterval,
+)
 
 EVALUATIONS = 20  # of a run whose `eval.every` is auto, on the way to its end
 
@@ -52,7 +61,7 @@ class EnvConfig:
 class NetworkConfig:
     """What every network's options have; each class below adds its own (`NETWORKS` says whose is whose)."""
 
-    name: Literal["auto", "tabular", "linear", "mlp", "cnn", "transformer"]
+    name: Annotated[str, Choice(("auto", "tabular", "linear", "mlp", "cnn", "transformer"), "networks")]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,14 +96,28 @@ class TransformerConfig(NetworkConfig):
     share: bool
 
 
-NETWORKS: dict[str, type[NetworkConfig]] = {
-    "auto": LayersConfig,
-    "tabular": NetworkConfig,
-    "linear": LinearConfig,
-    "mlp": LayersConfig,
-    "cnn": LayersConfig,
-    "transformer": TransformerConfig,
-}
+class Networks(dict[str, type[NetworkConfig]]):
+    """The options of each network; of a plug-in's, the `Config` of its class, which is imported for it."""
+
+    def __missing__(self, name: str) -> type[NetworkConfig]:
+        if name not in names("networks"):
+            raise KeyError(name)
+        config = getattr(load("networks", name), "Config", LayersConfig)
+        if not (isinstance(config, type) and issubclass(config, LayersConfig)):
+            raise ConfigError(f"network={name}: its Config is no subclass of deeprl_cli.schema.run.LayersConfig")
+        return config
+
+
+NETWORKS = Networks(
+    {
+        "auto": LayersConfig,
+        "tabular": NetworkConfig,
+        "linear": LinearConfig,
+        "mlp": LayersConfig,
+        "cnn": LayersConfig,
+        "transformer": TransformerConfig,
+    }
+)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -6,11 +6,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from deeprl_cli.errors import ConfigError, did_you_mean
+from deeprl_cli.plugins.installed import Part, names_beside
 from deeprl_cli.schema.numbers import meant_number
 
 
@@ -38,6 +39,18 @@ class Own:
     with those that don't: what is computed differs."""
 
     apart: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of these words, or of those that plug-ins add to `part`."""
+
+    own: tuple[str, ...]
+    part: Part
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (*self.own, *names_beside(self.part, self.own))
 
 
 PositiveInt = Annotated[int, Range(1)]
@@ -99,14 +112,15 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         for limits in args[1:]:
             if isinstance(limits, Range) and inner not in limits:
                 raise ConfigError(f"{path}={_show(value)}: must be {limits}")
+            if isinstance(limits, Choice) and inner not in limits.own and inner not in limits.words:
+                raise _none_of(limits.words, value, path)
         return inner
     if origin in (typing.Union, types.UnionType):
         return _first_fitting(args, value, path)
     if origin is Literal:
         if value in args and type(value) in {type(arg) for arg in args}:
             return value
-        options = ", ".join(str(arg) for arg in args)
-        raise ConfigError(f"{path}={_show(value)}: must be one of {options}{did_you_mean(str(value), map(str, args))}")
+        raise _none_of(list(map(str, args)), value, path)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if isinstance(value, kind):
             return value  # built already: an algorithm's own, richer Config
@@ -127,6 +141,11 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path}={_show(value)}: must be a mapping, for example '{path}={{key:value}}'")
         return dict(value)
     return _scalar(kind, value, path)
+
+
+def _none_of(words: Sequence[str], value: Any, path: str) -> ConfigError:
+    meant = did_you_mean(str(value), words)
+    return ConfigError(f"{path}={_show(value)}: must be one of {', '.join(words)}{meant}")
 
 
 def _scalar(kind: Any, value: Any, path: str) -> Any:

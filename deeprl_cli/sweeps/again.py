@@ -109,6 +109,6 @@ def _go_on(
 
 
 def _trusted(run: Path, trust: bool) -> RunConfig:
-    cfg = read_run(run)[1]
+    cfg = read_run(run, trust)[1]
     check_trust(run, cfg, trust, training=True)
     return cfg

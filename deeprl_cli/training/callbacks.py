@@ -19,7 +19,8 @@ from deeprl_cli.envs.place import staying
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluation.evaluate import Evaluation
 from deeprl_cli.plugins.callback import METHODS, Ended, Evaluated, Event, Logged, Saved
-from deeprl_cli.plugins.classes import check_arguments, load_named, where_raised
+from deeprl_cli.plugins.classes import check_arguments, where_raised
+from deeprl_cli.plugins.installed import load_callback
 from deeprl_cli.schema.named import Named, class_of
 
 
@@ -47,7 +48,7 @@ def _loaded(entries: Sequence[Named]) -> Iterator[tuple[str, str, Any, dict[str,
     for number, entry in enumerate(entries):
         (name, kwargs), key = class_of(entry), f"callbacks[{number}]"
         with _apart():
-            made = load_named(name, key)
+            made = load_callback(name, key)
         yield key, name, made, kwargs
 
 

@@ -22,6 +22,7 @@ from deeprl_cli.errors import UserError
 from deeprl_cli.evaluation.episodes import cut_short
 from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, final_evaluation
 from deeprl_cli.evaluation.transcripts import in_a_row, transcripts
+from deeprl_cli.plugins.files import short
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.processes import ranks
@@ -119,7 +120,7 @@ def carry_out(
         signals = stack.enter_context(stop_on_signals(shown=progress.stopping))
         stack.enter_context(progress)
         where = str(run_dir) if len(run_dirs) == 1 else f"{len(run_dirs)} runs together, the first in {run_dir}"
-        progress.message(f"{cfg.algo.name} on {cfg.env.id}, {span(cfg.seed_list)}: {where}")
+        progress.message(f"{short(cfg.algo.name)} on {cfg.env.id}, {span(cfg.seed_list)}: {where}")
         for note in (
             tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps),
             *rounding_note(cfg, done),
