@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     from deeprl_cli.deploy.loading import load_policies
     from deeprl_cli.runs.reading import read_run
 
-    folder, cfg = read_run(path)
+    folder, cfg = read_run(path, flags.trust)
     seed = chosen_seed(path, flags.seed, cfg.seed_list)
     kept = load_policies(folder, cfg, flags.checkpoint, trust=flags.trust)[cfg.seed if seed is None else seed]
     name = "policy_stochastic" if flags.stochastic else "policy"

@@ -51,7 +51,8 @@ def find_source(cfg: RunConfig) -> Source | None:
     if cfg.init_from is None:
         return None
     try:
-        theirs_too = read_config(find_run(Path(cfg.init_from)))["algo"]["name"] == cfg.algo.name  # named by the user
+        algo = read_config(find_run(Path(cfg.init_from))).get("algo")
+        theirs_too = isinstance(algo, dict) and algo.get("name") == cfg.algo.name  # named by the user
         run, source = read_run(Path(cfg.init_from), trust=theirs_too)
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
