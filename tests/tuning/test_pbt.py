@@ -52,9 +52,8 @@ def test_the_worst_quarter_takes_over_from_the_best():
 def test_values_move_within_their_domain():
     domains = [domain(parse_one(text)) for text in (RANGE, "algo.gamma=tag(one_minus,interval(0.9,0.999))")]
     domains.append(domain(parse_one("algo.epochs=choice(1,2,4,8)")))
-    rng, moved = random.Random(0), []
-    for _ in range(200):
-        moved.append(explored(domains, {"algo.lr": 9e-2, "algo.gamma": 0.99, "algo.epochs": 2}, rng))
+    rng, before = random.Random(0), {"algo.lr": 9e-2, "algo.gamma": 0.99, "algo.epochs": 2}
+    moved = [explored(domains, before, rng) for _ in range(200)]
     assert all(values[one.key] in one for values in moved for one in domains)
     rates = [values["algo.lr"] for values in moved]
     assert 0.6 < sum(rate in (0.072, 0.1) for rate in rates) / len(rates) < 0.9, "the rest is drawn anew"
