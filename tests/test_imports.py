@@ -226,3 +226,10 @@ def test_files_are_short(path):
     """An algorithm is a page: 180 lines at most; any file 350, but for those that say here why they are longer."""
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= LONGER.get(module_name(path), 180 if path.parent.name == "algos" else 350)
+
+
+@pytest.mark.parametrize("library", ["wandb", "mlflow", "trackio"])
+def test_trackers_are_in_one_file(library):
+    """Their libraries are imported when a run asks for one, and nowhere else."""
+    assert users(library) == {"runs.trackers"}
+    assert library not in imports(MODULES["runs.trackers"], at_import=True)

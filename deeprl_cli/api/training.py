@@ -13,10 +13,11 @@ from deeprl_cli.api.runs import Run, load
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.config.overrides import as_typed
 from deeprl_cli.envs.place import staying
-from deeprl_cli.errors import UserError
+from deeprl_cli.errors import UserError, warn
 from deeprl_cli.runs.folder import create_run_folder, write_summary
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.logger import RunLogger
+from deeprl_cli.runs.tracking import track
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training import run as training
@@ -85,7 +86,8 @@ def make_trainer(overrides: Overrides = "", **values: Any) -> Iterator[Trainer]:
         folder = create_run_folder(cfg, parts.hardware.resolved())
         stack.enter_context(locked(folder))
         home = here / folder
-        logger = stack.enter_context(RunLogger(home, cfg.seed_list, cfg.log.tensorboard, None))
+        tracking = track(cfg, home, folder.name, warn)
+        logger = stack.enter_context(RunLogger(home, cfg.seed_list, cfg.log.tensorboard, None, tracking))
         nowhere = stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, nowhere))
         callbacks = Callbacks(called, home, cfg.seed_list)

@@ -29,6 +29,7 @@ from tensorboard.compat.proto import (
 from deeprl_cli.errors import UserError
 from deeprl_cli.runs import dashboard
 from deeprl_cli.runs.folder import atomic_write
+from deeprl_cli.runs.tracking import Tracking
 from deeprl_cli.schema.run import RunConfig
 
 CSV_NAME = "metrics.csv"
@@ -40,17 +41,25 @@ class RunLogger:
     """Writes the metrics of every seed of a run. Errors of the disk come through as OSError.
 
     `resume_from` is what `flush` returned when the checkpoint was taken: the files go on from there. None starts
-    afresh, removing what an attempt without a checkpoint left in the seed folders.
+    afresh, removing what an attempt without a checkpoint left in the seed folders. `tracking`, which is closed with
+    this, gets all of it, too.
     """
 
     def __init__(
-        self, run_dir: Path, seeds: Sequence[int], tensorboard: bool, resume_from: Mapping[str, Any] | None = None
+        self,
+        run_dir: Path,
+        seeds: Sequence[int],
+        tensorboard: bool,
+        resume_from: Mapping[str, Any] | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
-        self._seeds = list(seeds)
+        self._seeds, self._tracking = list(seeds), tracking
         self._tables: list[_Table] = []
         self._events: list[_EventFile] = []
         self._last_flush = time.monotonic()
         self._closing = ExitStack()
+        if tracking is not None:
+            self._closing.callback(tracking.close)
         for seed in self._seeds:
             folder = run_dir / f"seed_{seed}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +90,8 @@ class RunLogger:
             if self._events:
                 values = [summary_pb2.Summary.Value(tag=name, simple_value=number) for name, number in row.items()]
                 self._events[index].add(steps[index], values)
+            if self._tracking is not None:
+                self._tracking.log(index, steps[index], row)
         if time.monotonic() - self._last_flush > _FLUSH_INTERVAL:
             self._flush(sync=False)
 
@@ -100,19 +111,24 @@ class RunLogger:
         for events in self._events:
             events.add(0, [value])
 
-    def picture(self, seed: int, tag: str, step: int, data: bytes, height: int, width: int) -> None:
-        """A PNG, JPEG or GIF for TensorBoard's Images tab, in that seed's events; nothing without TensorBoard."""
-        image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+    def film(self, seed: int, step: int, file: Path, gif: bytes, height: int, width: int) -> None:
+        """A video of that seed: for TensorBoard's Images tab, which shows no films, as a GIF; trackers get the file."""
+        image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        index = self._seeds.index(seed)
         if self._events:
-            self._events[self._seeds.index(seed)].add(step, [summary_pb2.Summary.Value(tag=tag, image=image)])
+            self._events[index].add(step, [summary_pb2.Summary.Value(tag="video", image=image)])
+        if self._tracking is not None:
+            self._tracking.video(index, step, file)
 
     def begins(self, cfg: RunConfig, run: str) -> None:
         """What the run chose, for TensorBoard's HPARAMS tab; nothing without TensorBoard."""
         for events in self._events:
             events.add(0, [dashboard.started(cfg, run)])
 
-    def ends(self, step: int, status: str, best: Sequence[float]) -> None:
-        """How the run ended, and the return of each seed's best policy, for the same tab."""
+    def ends(self, step: int, status: str, best: Sequence[float], summary: Mapping[str, Any] | None = None) -> None:
+        """How the run ended, and the return of each seed's best policy, for that tab; trackers get the `summary`."""
+        if self._tracking is not None:
+            self._tracking.end(status, step, summary or {})
         for index, events in enumerate(self._events):
             values = [dashboard.ended(status)]
             if index < len(best) and math.isfinite(best[index]):

@@ -47,3 +47,5 @@ class LogConfig:
     every: PositiveInt
     tensorboard: bool
     video_every: NonNegativeInt
+    to: list[Literal["wandb", "mlflow", "trackio"]]
+    project: str | None

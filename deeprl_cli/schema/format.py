@@ -15,7 +15,7 @@ from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
 
 KEY = "format"
-FORMAT = 6  # files of format 1 don't say so
+FORMAT = 7  # files of format 1 don't say so
 
 _NO_EXPLORATION = {
     "kind": "none",
@@ -92,6 +92,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         "checkpoint": {"history": 0},
     },
     6: {"log": {"video_every": 0}},
+    7: {"log": {"to": [], "project": None}},
 }
 
 

@@ -78,11 +78,12 @@ def film(policy: Policy, cfg: RunConfig, share: Share, step: int, stopping: Call
         preview(frame, fps)
 
     folder = share.outlet.run_dir / f"seed_{seed}" / VIDEOS
+    file = folder / f"step_{step:09d}.mp4"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        video.film(policy, cfg, share.indices[0], folder / f"step_{step:09d}.mp4", seen=seen)
+        video.film(policy, cfg, share.indices[0], file, seen=seen)
     except Stopped:
         return
     except OSError as error:
         raise UserError(f"{folder}: can't write videos there ({error.strerror})") from error
-    share.outlet.logger.picture(seed, "video", step, *preview.gif())
+    share.outlet.logger.film(seed, step, file, *preview.gif())

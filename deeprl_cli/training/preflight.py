@@ -7,6 +7,7 @@ from deeprl_cli.data.memory import check_memory
 from deeprl_cli.envs.look import Look, look
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes.hardware import check_device
+from deeprl_cli.runs.tracking import check_trackers
 from deeprl_cli.runs.warm_start import find_source
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.asynchronous import check_workers
@@ -39,6 +40,7 @@ def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -
     if fresh:
         find_source(cfg)
     check_filming(cfg)
+    check_trackers(cfg)
     if isinstance(cfg.algo, ReplayConfig) and cfg.algo.learning_starts >= cfg.total_steps:
         raise ConfigError(
             f"algo.learning_starts={cfg.algo.learning_starts} leaves nothing of total_steps={cfg.total_steps} to learn "

@@ -31,6 +31,7 @@ from deeprl_cli.runs.checkpoint import Checkpoint
 from deeprl_cli.runs.folder import create_run_folder, write_summary
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.logger import RunLogger
+from deeprl_cli.runs.tracking import track
 from deeprl_cli.runs.weights import load_last
 from deeprl_cli.runs.weights_chain import WeightsChain
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
@@ -139,7 +140,8 @@ def carry_out(
                 continue
             with fitting(name):
                 logs, links = (point.state["log"], point.state["chain"]) if point else (None, None)
-                logger = stack.enter_context(RunLogger(own, job.seed_list, job.log.tensorboard, logs))
+                tracking = track(job, home, name.name, progress.message, bool(saved)) if ranks.rank() == 0 else None
+                logger = stack.enter_context(RunLogger(own, job.seed_list, job.log.tensorboard, logs, tracking))
                 callbacks = Callbacks(made, home, job.seed_list, progress.message)
                 outlets.append(Outlet(home, logger, WeightsChain(own, links), name, callbacks))
             if point is None and ranks.rank() == 0:
@@ -155,7 +157,7 @@ def carry_out(
             why = f": {summary['reason']}" if summary["reason"] else ""
             share.outlet.logger.text("status", f"{status} at step {trainer.steps}{why}")  # a curve doesn't say it
             best = final[1].return_mean[share.members] if final else []
-            share.outlet.logger.ends(trainer.steps, status, best)
+            share.outlet.logger.ends(trainer.steps, status, best, summary)
             share.outlet.callbacks.end(trainer.steps, summary)
             return summary
 

@@ -81,7 +81,7 @@ MISTAKES = {
     "train verbose=1": "here a run says how it gets on by itself: leave it out",
     "train --env-id CartPole-v1": "keys are written without dashes: env=CartPole-v1",
     "train --algo sac --learning-rate=1e-3": "without dashes: algo=sac algo.lr_actor=1e-3 algo.lr_critic=1e-3",
-    "train --track": "TensorBoard files and metrics.csv are what a run writes: leave it out",
+    "train --track": "log.to=[wandb]",
     # keys
     "train gamma=1.5": "did you mean 'algo.gamma'?",
     "train batch_size=64": "did you mean 'algo.batch_size'?",
