@@ -25,6 +25,7 @@ PROTOCOL: dict[str, Any] = {
     "seeds": 5,
     "together": True,
     "episodes": 100,
+    "evaluations": 10,
     "direction": "at least",
 }
 
@@ -35,6 +36,7 @@ RESERVED = {
     "total_steps": "steps",
     "seeds": "seeds",
     "eval.final_episodes": "episodes",
+    "eval.episodes": "evaluations",
     "init_from": "init_from",
     "run_dir": None,
 }
@@ -44,6 +46,7 @@ RESERVED = {
 class Row:
     """One line of the table: a training run of several seeds, and the bar that its returns should reach.
 
+    The end plays `episodes` episodes of each seed, and each evaluation on the way `evaluations` of them.
     `init_from` names the row above whose weights it starts from. Seeds train `together` in one process, or else one
     after the other, each in a run of its own: `parts`.
     """
@@ -57,6 +60,7 @@ class Row:
     seeds: PositiveInt
     together: bool
     episodes: PositiveInt
+    evaluations: PositiveInt
     policy: Literal["final", "best"]
     bar: float | None
     direction: Literal["at least"]
@@ -72,6 +76,7 @@ class Row:
             f"total_steps={self.steps}",
             f"seeds={self.seeds}",
             f"eval.final_episodes={self.episodes}",
+            f"eval.episodes={self.evaluations}",
         ]
 
     @property

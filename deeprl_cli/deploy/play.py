@@ -23,7 +23,7 @@ from deeprl_cli.envs.spec import Array
 from deeprl_cli.envs.sync import OneAtATimeError, several
 from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.errors import UserError
-from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, shares, surely_ending
+from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, shares, side_by_side, surely_ending
 from deeprl_cli.schema.run import EnvConfig
 
 Actor = Callable[[Array], Any]  # observations (E, *stack) to the environment's own actions (E, *action)
@@ -98,7 +98,7 @@ def _made(cfg: EnvConfig) -> Any:
 
 def play(cfg: EnvConfig, max_steps: int, terms: OwnTerms, act: Actor, episodes: int, seed: int) -> Played:
     """`episodes` whole episodes, those of a run's seed `seed` in `deeprl eval`, each with its own reset seed."""
-    with arena(cfg, max_steps, terms, min(episodes, EVAL_ENVS), seed) as envs:
+    with arena(cfg, max_steps, terms, side_by_side(episodes), seed) as envs:
         share = shares(episodes, len(envs.envs))
         played: list[list[tuple[float, int]]] = [[] for _ in share]
         returns, lengths = np.zeros(len(share)), np.zeros(len(share), np.int64)

@@ -10,8 +10,14 @@ import numpy.typing as npt
 from deeprl_cli.envs.look import has_time_limit
 from deeprl_cli.schema.run import EnvConfig
 
-EVAL_ENVS = 10  # environments per seed that an evaluation steps side by side
+EVAL_ENVS, MOST_ENVS = 10, 50  # environments per seed that an evaluation steps side by side
 FRESH = 1_000_003  # added to a run's seeds for the episodes of `deeprl eval` and of the final evaluation
+
+
+def side_by_side(episodes: int) -> int:
+    """How many environments play so many episodes: several each, where there are many. Acting costs about the same for
+    one as for fifty, and each environment takes memory and time to be made."""
+    return min(episodes, max(EVAL_ENVS, min(MOST_ENVS, episodes // 5)))
 
 
 def shares(episodes: int, envs: int) -> list[int]:

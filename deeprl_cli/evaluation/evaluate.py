@@ -6,18 +6,21 @@ Shapes: S seeds, E evaluation environments per seed, K episodes per seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.sync import OneAtATimeError
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, cut_short, shares, surely_ending
+from deeprl_cli.evaluation.episodes import FRESH, cut_short, shares, side_by_side, surely_ending
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
@@ -30,7 +33,7 @@ SHOWN = 12  # returns named one by one
 @dataclass(frozen=True)
 class Evaluation:
     """Of K episodes per seed, `(S, K)`: returns, undiscounted and discounted, lengths, and what a learned Q̂ expected of
-    each as it began (None without one)."""
+    each as it began (None without one). Where a seed played fewer, its row ends in NaN, and zeros for lengths."""
 
     returns: np.ndarray
     lengths: np.ndarray
@@ -50,31 +53,42 @@ class Evaluation:
         return Evaluation(floats[0], spread(self.lengths, 0), floats[1], hopes)
 
     @property
+    def counts(self) -> list[int]:
+        """Episodes of each seed."""
+        return [int(count) for count in (~np.isnan(self.returns)).sum(1)]
+
+    @property
     def return_mean(self) -> list[float]:
-        return [float(mean) for mean in self.returns.mean(1)]
+        return self._of_each(np.mean, self.returns)
 
     @property
     def return_std(self) -> list[float]:
-        return [float(std) for std in self.returns.std(1)]
+        return self._of_each(np.std, self.returns)
 
     @property
     def length_mean(self) -> list[float]:
-        return [float(mean) for mean in self.lengths.mean(1)]
+        return self._of_each(np.mean, self.lengths)
 
     @property
     def discounted_mean(self) -> list[float]:
-        return [float(mean) for mean in self.discounted.mean(1)]
+        return self._of_each(np.mean, self.discounted)
 
     @property
     def overestimation(self) -> list[float]:
         """Q̂ less the discounted return, averaged; only with a Q̂."""
         assert self.expected is not None
-        return [float(mean) for mean in (self.expected - self.discounted).mean(1)]
+        return self._of_each(np.mean, self.expected - self.discounted)
+
+    def _of_each(self, reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> list[float]:
+        """Over the episodes that each seed played; NaN where it played none."""
+        rows = zip(values, self.counts, strict=True)
+        return [float(reduce(row[:count])) if count else math.nan for row, count in rows]
 
     def metrics(self, cfg: RunConfig) -> dict[str, list[float]]:
         """What is logged of it, a number for each seed."""
         values = {"eval/return_mean": self.return_mean, "eval/return_std": self.return_std}
         values["eval/length_mean"] = self.length_mean
+        values["eval/episodes"] = [float(count) if count else math.nan for count in self.counts]
         if self.expected is not None and not cfg.env.atari.enabled:  # there Q̂ learns of other rewards
             values["eval/discounted_return_mean"] = self.discounted_mean
             values["eval/overestimation"] = self.overestimation
@@ -87,7 +101,7 @@ def eval_envs(cfg: RunConfig, seeds: list[int], episodes: int) -> VectorEnv:
     env = _to_evaluate_in(cfg.env, cfg.eval.max_steps)
     own = [_to_evaluate_in(one, cfg.eval.max_steps) for one in cfg.member_envs] if len(cfg.jobs) > 1 else []
     try:
-        return make_vector_env(env, seeds, min(episodes, EVAL_ENVS), training=False, own=own)
+        return make_vector_env(env, seeds, side_by_side(episodes), training=False, own=own)
     except OneAtATimeError:
         return make_vector_env(env, seeds, 1, training=False, own=own)
 
@@ -100,7 +114,10 @@ def in_words(cfg: RunConfig, evaluation: Evaluation) -> str:
     """`evaluation return 9.5, 12.0 over 10 episodes`, a number for each seed; and what is to be said of it."""
     shown = several(evaluation.return_mean)
     cut = cut_short(cfg.env, cfg.eval.max_steps, evaluation.lengths)
-    return f"evaluation return {shown} over {evaluation.returns.shape[1]} episodes{cut and f'; {cut}'}"
+    counts = [count for count in evaluation.counts if count] or [0]
+    least, most = min(counts), max(counts)
+    count = f"{most} episode{'s' if most != 1 else ''}" if least == most else f"{least} to {most} episodes"
+    return f"evaluation return {shown} over {count}{cut and f'; {cut}'}"
 
 
 def several(means: Sequence[float]) -> str:
@@ -119,28 +136,30 @@ class EvaluationStopped(Exception):  # noqa: N818 - nothing went wrong
 def evaluate(
     policy: Policy,
     envs: VectorEnv,
-    episodes: int,
+    episodes: int | Sequence[int],
     noise: NoiseStream | None = None,
     stopping: Callable[[], bool] = lambda: False,
     told: Callable[[int, int], object] = lambda done, total: None,
 ) -> Evaluation:
-    """Play `episodes` whole episodes per seed; `noise` makes the policy stochastic, `told` hears how many of how many
-    each seed has played.
+    """Play `episodes` whole episodes per seed, or a number of its own of each; `noise` makes the policy stochastic, and
+    `told` hears how many of how many the average seed has played.
 
     Raises EvaluationStopped as soon as `stopping()` is true. Seeds that `envs` has left, or leaves on the way, have NaN
     for returns.
 
-    Environment e of a seed plays its share of the episodes (`shares`).
+    Environment e of a seed plays its share of the episodes (`shares`), and then stands still where it can.
     """
     num_seeds = policy.num_seeds
     per_seed = envs.num_envs // num_seeds
     gamma = np.repeat([config.gamma for config in policy.algorithm.configs], per_seed)
-    share = shares(episodes, per_seed) * num_seeds
+    counts = [episodes] * num_seeds if isinstance(episodes, int) else list(episodes)
+    share = list(chain(*(shares(count, per_seed) for count in counts)))
+    going = np.array(share) > 0  # environments that have episodes left to play
     left: set[int] = set()
     # of each episode: its return, length and discounted return, and what was expected as it began
     played: list[list[tuple[float, ...]]] = [[] for _ in range(envs.num_envs)]
     so_far, discount = np.zeros(envs.num_envs), np.ones(envs.num_envs)  # of the episodes under way
-    missing = sum(share)
+    total = missing = sum(share)
     obs = envs.reset()
     expected = policy.expected_return(obs)
     while missing:
@@ -150,9 +169,10 @@ def evaluate(
             left = set(envs.left)
             for e in (s * per_seed + e for s in left for e in range(per_seed)):
                 missing -= share[e] - len(played[e])
-                share[e], played[e] = 0, []
+                share[e], played[e], going[e] = 0, [], False
             continue
-        step = envs.step(policy.act(obs, None if noise is None else noise.next()["act"], eager=True))
+        actions = policy.act(obs, None if noise is None else noise.next()["act"], eager=True)
+        step = envs.step(actions, going) if envs.pausable and not going.all() else envs.step(actions)
         obs = step.obs
         so_far += discount * step.reward
         discount *= gamma
@@ -161,14 +181,17 @@ def evaluate(
                 hope = math.nan if expected is None else expected[n]
                 played[n].append((step.episode_return[n], step.episode_length[n], so_far[n], hope))
                 missing -= 1
-                told(episodes - missing // num_seeds, episodes)
-        begins = step.episode_end | (step.weight == 0)  # a back-end with dummies begins an episode with one of them
+                told((total - missing) // num_seeds, total // num_seeds)
+        # a back-end with dummies begins an episode with one of them
+        begins = going & (step.episode_end | (step.weight == 0))
+        for n in np.flatnonzero(step.episode_end):
+            going[n] = len(played[n]) < share[n]
         if begins.any():
             so_far[begins], discount[begins] = 0.0, 1.0
             fresh = policy.expected_return(obs)
             expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)
-    nothing = [(math.nan, 0, math.nan, math.nan)] * episodes
-    rows = [list(chain(*played[s * per_seed : (s + 1) * per_seed])) or nothing for s in range(num_seeds)]
+    nothing = [(math.nan, 0, math.nan, math.nan)] * max(counts)
+    rows = [[*chain(*played[s * per_seed : (s + 1) * per_seed]), *nothing][: max(counts)] for s in range(num_seeds)]
     returns, lengths, discounted, hopes = np.moveaxis(np.array(rows, np.float64), -1, 0)
     return Evaluation(returns, lengths.astype(np.int64), discounted, None if expected is None else hopes)
 
@@ -182,7 +205,8 @@ def final_evaluation(
     failures: dict[int, Exception] | None = None,
     told: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Evaluation, Evaluation]:
-    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it.
+    """(last, best) on fresh episodes: the best checkpoint is played again, since luck helped to choose it; once where
+    the last is the best of all seeds.
 
     `run_dirs`: the folder of each of `cfg.jobs`. Seeds that are `left` (their indices) aren't played, and one whose
     environment raises is left, and why told in `failures`.
@@ -199,6 +223,10 @@ def final_evaluation(
     if found is None:
         raise EvaluationStopped
     return found
+
+
+def same(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
 
 
 def _last_and_best(
@@ -220,12 +248,14 @@ def _last_and_best(
         chosen = [has_best(run_dir, job.seed_list) for job, run_dir in zip(cfg.jobs, run_dirs, strict=True)]
         episodes, total = cfg.eval.final_episodes, cfg.eval.final_episodes * (1 + any(chosen))
         last = evaluate(policy, envs, episodes, None, stopping, lambda done, _: told(done, total))
-        first = 0
+        first, before = 0, [policy.weights(index) for index in range(policy.num_seeds)]
         for job, run_dir, found in zip(cfg.jobs, run_dirs, chosen, strict=True):
             if found:
                 load_best(policy, run_dir, job.seed_list, first)
             first += job.seeds
         if not any(chosen):
             return last, last  # nothing was evaluated on the way: the last policy is all there is
+        if all(same(policy.weights(index), weights) for index, weights in enumerate(before)):
+            return last, last
         best = evaluate(policy, envs, episodes, None, stopping, lambda done, _: told(episodes + done, total))
         return last, best

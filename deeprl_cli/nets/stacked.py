@@ -39,6 +39,7 @@ class Stacked(nn.Module):
         self.num_seeds, self.copies = len(seeds), copies
         self.copy_of: list[Stacked] = []  # of a target: its original (in a list: not a submodule)
         self._template = [members[0]]  # in a list: its parameters are not this module's own
+        self._bound: tuple[int, nn.Module] | None = None
         self.shapes = {name: parameter.shape for name, parameter in members[0].named_parameters()}
         if any(True for _ in members[0].buffers()):
             raise ValueError(f"{type(members[0]).__name__} has buffers; Stacked carries parameters only")
@@ -69,6 +70,10 @@ class Stacked(nn.Module):
 
     def forward(self, *inputs: Tensor, params: dict[str, Tensor] | None = None, **options: str) -> Tensor:
         """Apply all members; `params` (from `views()`) lets a caller differentiate with respect to them."""
+        alone = self.num_seeds == 1 and self.copies is None and params is None
+        if alone and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            only_one: Tensor = self._as_it_is()(*[x[0] for x in inputs], **options)
+            return only_one.unsqueeze(0)
         params = self.views() if params is None else params
 
         def apply(member: dict[str, Tensor], *x: Tensor) -> Tensor:
@@ -86,6 +91,19 @@ class Stacked(nn.Module):
         if self.num_seeds == 1:
             return member_axis({n: p[0] for n, p in params.items()}, *[x[0] for x in inputs]).unsqueeze(0)
         return vmap(member_axis)(params, *inputs)
+
+    def _as_it_is(self) -> nn.Module:
+        """The only member as a module whose parameters are views of the flat storage: to act, that is three times as
+        fast as handing them over at each call."""
+        place = self.flat.data_ptr()
+        if self._bound is None or self._bound[0] != place:
+            module = deepcopy(self._template[0])
+            views = self.views(self.flat.detach())
+            for name, parameter in module.named_parameters():
+                parameter.requires_grad_(False).data = views[name][0]
+            object.__setattr__(self, "_bound", (place, module))  # not a submodule
+        assert self._bound is not None
+        return self._bound[1]
 
     def gradients(
         self, loss: Tensor, params: dict[str, Tensor], *, retain_graph: bool = False, create_graph: bool = False
@@ -140,7 +158,7 @@ class Stacked(nn.Module):
         twin = Stacked.__new__(Stacked)
         nn.Module.__init__(twin)
         twin.num_seeds, twin.copies, twin.shapes = self.num_seeds, self.copies, self.shapes
-        twin._template, twin._sizes = self._template, self._sizes
+        twin._template, twin._sizes, twin._bound = self._template, self._sizes, None
         twin.flat = nn.Parameter(self.flat.detach().clone(), requires_grad=False)
         twin.copy_of = [self]
         return twin

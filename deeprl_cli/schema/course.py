@@ -13,10 +13,12 @@ from deeprl_cli.schema.typed import NonNegativeInt, PositiveFloat, PositiveInt
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
-    """A run settles `every=auto` and records the number; `RunConfig.eval_every` has it."""
+    """A run settles `every=auto` and records the number; `RunConfig.eval_every` has it. `episodes=auto` goes by `share`
+    (`training/evaluating.py`)."""
 
     every: NonNegativeInt | Literal["auto"]
-    episodes: PositiveInt
+    episodes: PositiveInt | Literal["auto"]
+    share: PositiveFloat
     final_episodes: PositiveInt
     max_steps: PositiveInt
 

@@ -90,6 +90,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
         "": {"stop": {"return": None, "evaluations": 1, "minutes": None, "plateau": None}, "callbacks": []},
         "env": {"wrappers": []},
         "checkpoint": {"history": 0},
+        "eval": {"share": 0.15},
     },
     6: {"log": {"video_every": 0}},
     7: {"log": {"to": [], "project": None}},

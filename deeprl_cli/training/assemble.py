@@ -23,6 +23,7 @@ from deeprl_cli.training.asynchronous import AsynchronousTrainer, workers_of
 from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.demonstrations import DemonstrationTrainer
 from deeprl_cli.training.episodes import EpisodeTrainer
+from deeprl_cli.training.evaluating import most_episodes
 from deeprl_cli.training.preflight import own_noise
 from deeprl_cli.training.replay import ReplayTrainer
 from deeprl_cli.training.rollout import RolloutTrainer
@@ -88,7 +89,7 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
         stack.callback(envs.close)
         evaluation_envs = None
         if ranks.rank() == 0 and cfg.eval_every:
-            evaluation_envs = eval_envs(cfg, cfg.seed_list, cfg.eval.episodes)
+            evaluation_envs = eval_envs(cfg, cfg.seed_list, most_episodes(cfg.eval))
             stack.callback(evaluation_envs.close)
     return Parts(policy, hardware, envs, evaluation_envs, notes)
 

@@ -25,6 +25,7 @@ from deeprl_cli.processes.hardware import Hardware
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training import together
+from deeprl_cli.training.evaluating import Evaluating
 from deeprl_cli.training.figures import mean, next_multiple, of_episodes, of_optimiser, silenced
 from deeprl_cli.training.filming import Filming
 from deeprl_cli.training.progress import Position
@@ -71,6 +72,7 @@ class Trainer(ABC):
         self.first_step_at: float | None = None  # time.monotonic() of the first environment step
         self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
+        self.evaluating = Evaluating(cfg.eval, self.num_seeds)
         self.evaluations: list[list[float]] = [[] for _ in self.best]  # of each seed, the mean return of each one
         self.last_evaluation: Evaluation | None = None
         self.evaluated_at: int | None = None  # step of the curve's last evaluation
@@ -248,9 +250,10 @@ class Trainer(ABC):
             return  # the run is about to end; half an evaluation is none
         self._next_eval = next_multiple(self.steps, self.cfg.eval_every)
         self.last_evaluation = result
+        self.evaluating.count(result)
         self.add_to_curve(result)
         for index, (achieved, best) in enumerate(zip(result.return_mean, self.best, strict=True)):
-            if achieved > best:
+            if achieved >= best:  # of equals, the one that has learned for longer
                 self.best[index] = achieved
                 self.shares.keep_best(index, self.x_axis[index], achieved)
             self.evaluations[index].append(achieved)
@@ -270,7 +273,8 @@ class Trainer(ABC):
         assert self.eval_envs is not None
         before = self.eval_envs.state_dict()
         try:
-            episodes, told = self.cfg.eval.episodes, self.to.progress.counted
+            updates = torch.stack([optimiser.steps for optimiser in self.algorithm.optimisers()]).amax(0).tolist()
+            episodes, told = self.evaluating.episodes(self.x_axis, updates), self.to.progress.counted
             result = evaluate(self.policy, self.eval_envs, episodes, None, self.to.stopping, told)
             self.shares.end_failures(self.eval_envs, self.steps)
             return result
@@ -314,6 +318,7 @@ class Trainer(ABC):
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
             "evaluations": [list(means) for means in self.evaluations],
+            "evaluated": [list(row) for row in self.evaluating.played],
             "evaluated_at": self.evaluated_at,
             "finished_episodes": list(self.finished_episodes),
             "episodes": [list(episode) for episode in episodes],
@@ -339,10 +344,11 @@ class Trainer(ABC):
         self.update_noise.load_state_dict(state["update_noise"])
         self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
         self.evaluations = [list(means) for means in state.get("evaluations", self.evaluations)]
+        self.evaluating.played = [list(row) for row in state.get("evaluated", self.evaluating.played)]
         self._episodes = together.own_pending([(int(s), float(r), int(n)) for s, r, n in state["episodes"]])
         self._metrics = together.one_by_one(state["metrics"], self.device)
         self.evaluated_at = state.get("evaluated_at")
-        # checkpoints of the first versions have neither these nor `evaluations`
+        # checkpoints of the first versions have neither these nor `evaluations`, `evaluated`
         self._learned_at = state["learned_at"].tolist() if "learned_at" in state else [self.steps] * len(self._metrics)
         self.shares.restored(self.steps, state.get("finite"))
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]

@@ -19,7 +19,7 @@ from deeprl_cli.schema.run import RunConfig
 State = Mapping[str, Any]
 Segments = Mapping[str, Mapping[str, Tensor]]
 # the parts of a state that say something of each member; the rest is the same for all of them
-LISTS = ("best", "evaluations", "finished_episodes", "lessons")
+LISTS = ("best", "evaluations", "evaluated", "finished_episodes", "lessons")
 TENSORS = ("seed_steps", "seed_progress")
 NOISE = ("act_noise", "update_noise", "warm_up_noise", "sample_noise")
 ENVS = ("envs", "eval_envs")

@@ -89,7 +89,9 @@ def test_defaults_and_protocol_fill_a_row(folder):
     (read,) = load_suite("s.yaml").rows
     assert (read.steps, read.seeds, read.episodes, read.policy, read.overrides) == (1000, 5, 100, "best", [])
     assert load_suite("s.yaml", seeds=3).rows[0].seeds == 3
-    assert read.command == ("deeprl train algo=ppo env=CartPole-v1 total_steps=1000 seeds=5 eval.final_episodes=100")
+    assert read.command == (
+        "deeprl train algo=ppo env=CartPole-v1 total_steps=1000 seeds=5 eval.final_episodes=100 eval.episodes=10"
+    )
 
 
 @pytest.mark.parametrize(

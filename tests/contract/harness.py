@@ -34,6 +34,7 @@ from deeprl_cli.schema.members import Member, own_values
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.training.assemble import TRAINERS, training_envs
 from deeprl_cli.training.base import Trainer
+from deeprl_cli.training.evaluating import most_episodes
 from deeprl_cli.training.progress import Progress
 from deeprl_cli.training.run import train
 from deeprl_cli.training.services import Services
@@ -407,7 +408,7 @@ def opened_trainer(cfg: RunConfig, run_dir: Path) -> Iterator[Trainer]:
     spec = env_spec(cfg.env)
     policy = make_policy(cfg, spec)
     envs = training_envs(cfg)
-    evaluation_envs = eval_envs(cfg, cfg.seed_list, cfg.eval.episodes)
+    evaluation_envs = eval_envs(cfg, cfg.seed_list, most_episodes(cfg.eval))
     hardware = hw.Hardware("cpu", 1, False, "highest")
     try:
         yield TRAINERS[policy.algorithm.loop_for(cfg.algo)](

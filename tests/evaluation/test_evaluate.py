@@ -37,7 +37,7 @@ def played():
     opened = []
 
     def play(policy, seeds, episodes, rounds=3):
-        envs = eval_envs(SLIP, seeds, episodes)
+        envs = eval_envs(SLIP, seeds, episodes if isinstance(episodes, int) else max(episodes))
         opened.append(envs)
         return [evaluate(policy, envs, episodes) for _ in range(rounds)]
 
@@ -83,3 +83,29 @@ def test_a_seed_plays_the_same_episodes_beside_another(played):
         alone = played(Walkers(right), [index], 10)
         for ours, theirs in zip(together, alone, strict=True):
             assert ours.lengths[index].tolist() == theirs.lengths[0].tolist()
+
+
+def test_each_seed_may_have_a_number_of_its_own(played):
+    """Rows of fewer end in nothing, which no mean counts; the episodes are those of a seed alone."""
+    (result,) = played(Walkers(1, 1), [0, 1], [3, 12], rounds=1)
+    assert result.counts == [3, 12]
+    assert result.returns.shape == (2, 12)
+    assert np.isnan(result.returns[0, 3:]).all()
+    assert (result.lengths[0, 3:] == 0).all()
+    assert not np.isnan([result.return_mean, result.return_std, result.length_mean]).any()
+    (alone,) = played(Walkers(1), [0], 3, rounds=1)
+    assert result.lengths[0, :3].tolist() == alone.lengths[0].tolist()
+    assert result.length_mean[0] == alone.length_mean[0]
+
+
+def test_an_environment_that_has_played_its_share_stands_still(monkeypatch):
+    """Three episodes in ten environments: seven are never stepped."""
+    envs = eval_envs(load_config(["env=deeprl/Chain-v0", "algo=dqn", "tuned=none"]), [0], 10)
+    masks = []
+    step = envs.step
+    monkeypatch.setattr(
+        envs, "step", lambda actions, running=None: (masks.append(running.copy()), step(actions, running))[1]
+    )
+    evaluate(Walkers(1), envs, 3)
+    envs.close()
+    assert masks[0].tolist() == [True] * 3 + [False] * 7
