@@ -18,7 +18,7 @@ from deeprl_cli.algorithm import Algorithm, Metrics, average
 from deeprl_cli.data.replay import Segments
 from deeprl_cli.envs.spec import Step
 from deeprl_cli.envs.vector import VectorEnv
-from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, in_words
+from deeprl_cli.evaluation.evaluate import Evaluation, in_words
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.processes.hardware import Hardware
@@ -55,7 +55,7 @@ class Trainer(ABC):
         to: Services,
     ) -> None:
         self.cfg, self.policy, self.hardware, self.to = cfg, policy, hardware, to
-        self.envs, self.eval_envs = envs, eval_envs  # None where nothing is evaluated on the way
+        self.envs = envs
         self.algorithm: Algorithm = policy.algorithm
         self.device = torch.device(hardware.device)
         self.num_seeds, self.num_envs = cfg.seeds, cfg.algo.num_envs
@@ -72,11 +72,10 @@ class Trainer(ABC):
         self.first_step_at: float | None = None  # time.monotonic() of the first environment step
         self.finished_episodes = [0] * self.num_seeds
         self.best: list[float] = [-float("inf")] * self.num_seeds
-        self.evaluating = Evaluating(cfg.eval, self.num_seeds)
+        self.evaluating = Evaluating(cfg.eval, self.num_seeds, eval_envs)
         self.evaluations: list[list[float]] = [[] for _ in self.best]  # of each seed, the mean return of each one
         self.last_evaluation: Evaluation | None = None
         self.evaluated_at: int | None = None  # step of the curve's last evaluation
-        self._before_cut_evaluation: dict[str, Any] | None = None  # where one that a signal ended is to begin again
         self._episodes: list[tuple[int, float, int]] = []  # (seed index, return, length) since the last log
         self._metrics: list[Metrics] = []
         self._learned_at: list[int] = []  # steps at which they came
@@ -270,17 +269,10 @@ class Trainer(ABC):
 
     def returns_now(self) -> Evaluation | None:
         """An evaluation; None where it was asked to stop."""
-        assert self.eval_envs is not None
-        before = self.eval_envs.state_dict()
-        try:
-            updates = torch.stack([optimiser.steps for optimiser in self.algorithm.optimisers()]).amax(0).tolist()
-            episodes, told = self.evaluating.episodes(self.x_axis, updates), self.to.progress.counted
-            result = evaluate(self.policy, self.eval_envs, episodes, None, self.to.stopping, told)
-            self.shares.end_failures(self.eval_envs, self.steps)
-            return result
-        except EvaluationStopped:
-            self._before_cut_evaluation = before
-            return None
+        result = self.evaluating.play(self.policy, self.x_axis, self.to)
+        if result is not None and self.evaluating.envs is not None:
+            self.shares.end_failures(self.evaluating.envs, self.steps)
+        return result
 
     # --- checkpoint -----------------------------------------------------------------------------------------------
 
@@ -313,12 +305,11 @@ class Trainer(ABC):
             "clock": {"train_seconds": self._clock.seconds, "wall_seconds": self.wall_seconds},
             "policy": self.policy.whole_state(),
             "envs": together.pooled_envs(self.envs),
-            "eval_envs": self._before_cut_evaluation or (self.eval_envs and self.eval_envs.state_dict()),
             "act_noise": self.act_noise.state_dict(),
             "update_noise": self.update_noise.state_dict(),
             "best": list(self.best),
             "evaluations": [list(means) for means in self.evaluations],
-            "evaluated": [list(row) for row in self.evaluating.played],
+            **self.evaluating.state_dict(),
             "evaluated_at": self.evaluated_at,
             "finished_episodes": list(self.finished_episodes),
             "episodes": [list(episode) for episode in episodes],
@@ -336,19 +327,17 @@ class Trainer(ABC):
         self.wall_seconds_before = state["clock"]["wall_seconds"]
         self.policy.load_whole_state(state["policy"])
         exceptions = self.envs.load_state_dict(together.own_envs(state["envs"]))
-        if self.eval_envs is not None and state["eval_envs"] is not None:
-            exceptions += self.eval_envs.load_state_dict(state["eval_envs"])
+        exceptions += self.evaluating.load_state_dict(state)
         for line in exceptions:
             self.to.progress.message(line)
         self.act_noise.load_state_dict(state["act_noise"])
         self.update_noise.load_state_dict(state["update_noise"])
         self.best, self.finished_episodes = list(state["best"]), list(state["finished_episodes"])
         self.evaluations = [list(means) for means in state.get("evaluations", self.evaluations)]
-        self.evaluating.played = [list(row) for row in state.get("evaluated", self.evaluating.played)]
         self._episodes = together.own_pending([(int(s), float(r), int(n)) for s, r, n in state["episodes"]])
         self._metrics = together.one_by_one(state["metrics"], self.device)
         self.evaluated_at = state.get("evaluated_at")
-        # checkpoints of the first versions have neither these nor `evaluations`, `evaluated`
+        # checkpoints of the first versions have neither these nor `evaluations`
         self._learned_at = state["learned_at"].tolist() if "learned_at" in state else [self.steps] * len(self._metrics)
         self.shares.restored(self.steps, state.get("finite"))
         self._next_log, self._next_eval, self._next_checkpoint = state["next"]

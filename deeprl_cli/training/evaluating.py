@@ -1,4 +1,4 @@
-"""How many episodes the evaluations on the way play: `eval.episodes=auto`.
+"""The evaluations on the way, and how many episodes they play: `eval.episodes=auto`.
 
 Training is what the time is for. So evaluations may add `eval.share` of its work, and no more, and work is counted, not
 timed: two machines evaluate alike. Each seed counts for itself: it is evaluated as it would be alone.
@@ -6,10 +6,16 @@ timed: two machines evaluate alike. Each seed counts for itself: it is evaluated
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from deeprl_cli.evaluation.evaluate import Evaluation
+import torch
+
+from deeprl_cli.envs.vector import VectorEnv
+from deeprl_cli.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate
+from deeprl_cli.policy import Policy
 from deeprl_cli.schema.course import EvalConfig
+from deeprl_cli.training.services import Services
 
 MOST = 10
 GRADIENT_STEP = 20  # environment steps that take about as long as a gradient step of a small network
@@ -21,11 +27,27 @@ def most_episodes(cfg: EvalConfig) -> int:
 
 
 class Evaluating:
-    """`played`: of each seed, the steps of all evaluations so far, and the mean length of the last one's episodes."""
+    """Plays on `envs`, which are None where nothing is evaluated on the way.
 
-    def __init__(self, cfg: EvalConfig, seeds: int) -> None:
-        self.cfg = cfg
+    `played`: of each seed, the steps of all evaluations so far, and the mean length of the last one's episodes.
+    """
+
+    def __init__(self, cfg: EvalConfig, seeds: int, envs: VectorEnv | None) -> None:
+        self.cfg, self.envs = cfg, envs
         self.played: list[list[float]] = [[0, 0.0] for _ in range(seeds)]
+        self._before_cut: dict[str, Any] | None = None  # where one that a signal ended is to begin again
+
+    def play(self, policy: Policy, steps: Sequence[int], to: Services) -> Evaluation | None:
+        """An evaluation after so many environment steps of each seed; None where it was asked to stop."""
+        assert self.envs is not None
+        before = self.envs.state_dict()
+        updates = torch.stack([optimiser.steps for optimiser in policy.algorithm.optimisers()]).amax(0)
+        counts = self.episodes(steps, [int(count) for count in updates])
+        try:
+            return evaluate(policy, self.envs, counts, None, to.stopping, to.progress.counted)
+        except EvaluationStopped:
+            self._before_cut = before
+            return None
 
     def episodes(self, steps: Sequence[int], updates: Sequence[int]) -> list[int]:
         """How many each seed plays now, after so many environment steps and gradient steps. At least one; all of MOST
@@ -44,3 +66,15 @@ class Evaluating:
         for row, total, length in zip(self.played, totals, result.length_mean, strict=True):
             if total:
                 row[:] = [row[0] + total, length]
+
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint's entries."""
+        envs = self._before_cut or (self.envs and self.envs.state_dict())
+        return {"eval_envs": envs, "evaluated": [list(row) for row in self.played]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """From a checkpoint, which in the first versions had no `evaluated`; exceptions to exactness, in words."""
+        self.played = [list(row) for row in state.get("evaluated", self.played)]
+        if self.envs is None or state["eval_envs"] is None:
+            return []
+        return self.envs.load_state_dict(state["eval_envs"])

@@ -10,7 +10,7 @@ from deeprl_cli.training.evaluating import Evaluating
 
 def rule(seeds=1, episodes="auto", share=0.1):
     cfg = EvalConfig(every=1000, episodes=episodes, share=share, final_episodes=100, max_steps=10_000)
-    return Evaluating(cfg, seeds)
+    return Evaluating(cfg, seeds, None)
 
 
 def played(*lengths):

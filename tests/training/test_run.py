@@ -208,9 +208,9 @@ def test_a_stochastic_evaluation_explores_as_the_best_weights_did(tmp_path: Path
     folder = train(load_config([*JOBS["dqn"], *QUICK, *schedule, f"run_dir={tmp_path / 'run'}"]))
     explored = []
 
-    def spied(policy, *arguments):
+    def spied(policy, *arguments, **options):
         explored.extend(policy.algorithm.epsilon.tolist())
-        return evaluate(policy, *arguments)
+        return evaluate(policy, *arguments, **options)
 
     monkeypatch.setattr("deeprl_cli.evaluation.trained.evaluate", spied)
     evaluate_run(folder, Wanted(episodes=1, checkpoint="best", stochastic=True))
