@@ -178,7 +178,8 @@ def evaluate_file(
     terms = own_terms(cfg)
     policy.check_fits(terms)
     seed = card.seed if seed is None else seed
-    found = play(cfg, card.max_eval_steps, terms, policy.actor(seed), episodes, seed)
+    with counting(f"{path.name}: episodes") as told:
+        found = play(cfg, card.max_eval_steps, terms, policy.actor(seed), episodes, seed, told)
     mean = float(found.returns.mean())
     report: Report = {
         "file": str(path),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprl_cli.commands.arguments import Parser, natural, which_weights
+from deeprl_cli.commands.counting import counting
 from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import chosen_seed, find_run
 
@@ -51,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     kept = load_policies(folder, cfg, flags.checkpoint, trust=flags.trust)[cfg.seed if seed is None else seed]
     name = "policy_stochastic" if flags.stochastic else "policy"
     out = flags.out or folder / f"seed_{kept.seed}" / f"{name}{ENDINGS[flags.to]}"
-    made = export(kept, cfg, out, to=flags.to, stochastic=flags.stochastic)
+    with counting(f"{out.name}: graph, file, playing, comparing") as counted:
+        made = export(kept, cfg, out, to=flags.to, stochastic=flags.stochastic, told=counted)
     print(told(made, flags.to))
     return 0
 

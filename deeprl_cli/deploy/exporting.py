@@ -39,6 +39,7 @@ from deeprl_cli.schema.typed import to_plain
 To = Literal["onnx", "torch"]
 ENDINGS: dict[To, str] = {"onnx": ".onnx", "torch": ".pt2"}
 CARD_FILE = "deeprl.json"  # within a .pt2 file
+PARTS = 4
 RANDOM, RECORDED = 512, 512  # observations that a file is held against
 TOLERANCE = 1e-4  # of the largest difference, in units of the row's largest number or of 1
 FLIPS = 0.005  # of discrete actions, where two are as good as each other to the last bit
@@ -59,7 +60,7 @@ class Agreement:
 
     @property
     def largest(self) -> float:
-        return max(self.action, self.scores)
+        return float(np.maximum(self.action, self.scores))  # NaN stays NaN
 
     def holds(self) -> bool:
         """Whether the file may be written. NaN doesn't hold."""
@@ -76,12 +77,20 @@ class Export:
     agreement: Agreement
 
 
-def export(kept: Kept, cfg: RunConfig, path: Path, *, to: To = "onnx", stochastic: bool = False) -> Export:
+def export(
+    kept: Kept,
+    cfg: RunConfig,
+    path: Path,
+    *,
+    to: To = "onnx",
+    stochastic: bool = False,
+    told: Callable[[int, int], object] = lambda done, total: None,
+) -> Export:
     """Write a seed's policy to `path`: `onnx` for onnxruntime and the like, `torch` for `torch.export.load`.
 
-    `stochastic`: actions are sampled from noise that the caller hands in, instead of being the policy's mode. Nothing
-    is written, and UserError raised, where a package is missing, the policy can't be exported, or the file's answers
-    differ from the policy's.
+    `stochastic`: actions are sampled from noise that the caller hands in, instead of being the policy's mode. `told`
+    hears which of how many parts is under way: a graph, a file, playing, comparing. Nothing is written, and UserError
+    raised, where a package is missing, the policy can't be exported, or the file's answers differ from the policy's.
     """
     if path.suffix != ENDINGS[to]:
         raise UserError(f"{path}: a file for {to} ends in {ENDINGS[to]}: give {path.with_suffix(ENDINGS[to])}")
@@ -91,9 +100,15 @@ def export(kept: Kept, cfg: RunConfig, path: Path, *, to: To = "onnx", stochasti
         for package in ("onnx", "onnxscript", "onnxruntime"):
             needs(package, "exporting to ONNX")
     with threads(1):
+        told(1, PARTS)
         card = card_for(kept, cfg, stochastic)
-        data, function = written(traced(policy, card), card, to, path)
-        agreement = compare(function, policy, card, played(policy, cfg, kept.seed))
+        program = traced(policy, card)
+        told(2, PARTS)
+        data, function = written(program, card, to, path)
+        told(3, PARTS)
+        seen = played(policy, cfg, kept.seed)
+        told(4, PARTS)
+        agreement = compare(function, policy, card, seen)
     if not agreement.holds():
         raise UserError(
             f"{path}: not written: its answers differ from the policy's by {agreement.largest:.1e}, and in "
@@ -298,10 +313,10 @@ def compare(function: Function, policy: TrainedPolicy, card: Card, seen: Array) 
             if given.shape != ours.shape:
                 raise UserError(f"the file gives {port} of shape {given.shape}, and the policy of {ours.shape}")
         if np.issubdtype(action.dtype, np.floating):
-            worst["action"] = max(worst["action"], _difference(action, theirs))
+            worst["action"] = float(np.maximum(worst["action"], _difference(action, theirs)))
         else:
             flips += int((action != theirs).reshape(len(stacks), -1).any(1).sum())
-        worst["scores"] = max(worst["scores"], _difference(scores, their_scores))
+        worst["scores"] = float(np.maximum(worst["scores"], _difference(scores, their_scores)))
     return Agreement(len(random), len(seen), worst["action"], worst["scores"], flips)
 
 

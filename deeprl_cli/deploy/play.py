@@ -96,8 +96,17 @@ def _made(cfg: EnvConfig) -> Any:
     return checked(OwnGenerators(env) if cfg.generators == "own" else env)
 
 
-def play(cfg: EnvConfig, max_steps: int, terms: OwnTerms, act: Actor, episodes: int, seed: int) -> Played:
-    """`episodes` whole episodes, those of a run's seed `seed` in `deeprl eval`, each with its own reset seed."""
+def play(
+    cfg: EnvConfig,
+    max_steps: int,
+    terms: OwnTerms,
+    act: Actor,
+    episodes: int,
+    seed: int,
+    told: Callable[[int, int], object] = lambda done, total: None,
+) -> Played:
+    """`episodes` whole episodes, those of a run's seed `seed` in `deeprl eval`, each with its own reset seed. `told`
+    hears how many of how many are played."""
     with arena(cfg, max_steps, terms, side_by_side(episodes), seed) as envs:
         share = shares(episodes, len(envs.envs))
         played: list[list[tuple[float, int]]] = [[] for _ in share]
@@ -108,6 +117,7 @@ def play(cfg: EnvConfig, max_steps: int, terms: OwnTerms, act: Actor, episodes: 
             for e in np.flatnonzero(ended):
                 played[e].append((returns[e], int(lengths[e])))
                 returns[e], lengths[e] = 0.0, 0
+                told(sum(map(len, played)), episodes)
     found = [episode for own in played for episode in own]
     return Played(np.array([r for r, _ in found], np.float32).astype(np.float64), np.array([n for _, n in found]))
 

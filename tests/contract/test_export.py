@@ -156,7 +156,7 @@ def test_a_process_with_a_memory_is_refused():
         exporting.check_exportable(kept.policy, stochastic=True)
 
 
-@pytest.mark.parametrize("forgotten", ["nothing", "normalisation", "scale", "offset", "start", "a weight"])
+@pytest.mark.parametrize("forgotten", ["nothing", "normalisation", "scale", "offset", "start", "a weight", "a number"])
 def test_what_is_left_out_is_found(forgotten):
     """The known traps: each of these files would be refused."""
     kept = untrained("ppo", "Discrete" if forgotten == "start" else "Box", "mlp", NORMALISED)
@@ -171,5 +171,7 @@ def test_what_is_left_out_is_found(forgotten):
         graph.own.start = None
     elif forgotten == "a weight":
         next(graph.inner.algorithm.parameters()).add_(0.01)
+    elif forgotten == "a number":
+        next(graph.inner.algorithm.parameters()).view(-1)[0] = float("nan")
     found = agreement_in_torch(graph, kept)
     assert found.holds() == (forgotten == "nothing"), found
