@@ -25,7 +25,13 @@ def run(arguments: Sequence[str]) -> int:
         "95% bootstrap interval.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder: all runs below it")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run, or a folder: all runs below it; or a study of `deeprl tune`",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .png or .svg (default: <metric>.png there)")
     parser.add_argument("--metric", default="eval/return_mean", help="a column of metrics.csv (eval/return_mean)")
     parser.add_argument(
@@ -45,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--title", help="a title for the picture")
     flags = parser.parse_args(arguments)
+    if len(flags.runs) == 1 and plot_study(flags.runs[0], flags.out):
+        return 0
     plot_runs(
         flags.runs,
         out=flags.out,
@@ -60,6 +68,20 @@ def run(arguments: Sequence[str]) -> int:
     elif flags.over:
         raise UserError("--over is for one sweep: name it alone")
     return 0
+
+
+def plot_study(path: Path, out: Path | None) -> bool:
+    """Draw a study (`deeprl tune`), and print where the picture is; whether `path` is one. Raises UserError."""
+    if not (path.expanduser() / "study.json").is_file():
+        return False
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError(f"{path}: a study needs Optuna: pip install 'deeprl-cli[tune]'")
+    from deeprl_cli.tuning import plan
+    from deeprl_cli.tuning.pictures import picture
+    from deeprl_cli.tuning.store import Store
+
+    print(picture(Store(plan.read(path.expanduser())), None if out is None else _file(out, [path], "study")))
+    return True
 
 
 def plot_returns(path: Path, over: str | None, curves: Path | None, title: str | None) -> Path | None:

@@ -55,9 +55,15 @@ def taken_apart(words: Sequence[str]) -> Words:
     return found
 
 
+def defaults() -> dict[str, Any]:
+    """Of the study's own keys."""
+    found: dict[str, Any] = yaml.safe_load((config_dir() / "tune.yaml").read_text(encoding="utf-8"))
+    return found
+
+
 def settings(own: Mapping[str, Any]) -> TuneConfig:
     """The study's own keys, those not given by their defaults. Raises ConfigError."""
-    values = {**yaml.safe_load((config_dir() / "tune.yaml").read_text(encoding="utf-8")), **own}
+    values = {**defaults(), **own}
     if "trials" not in own and (values["steps"] is not None or values["minutes"] is not None):
         values["trials"] = None
     found = build(TuneConfig, values)

@@ -53,6 +53,16 @@ class Domain:
             return low + unit * (high - low)
         return math.exp(math.log(low) + unit * (math.log(high) - math.log(low)))
 
+    def unit(self, value: Any) -> float:
+        """Where a value lies in [0, 1], the lowest at 0."""
+        if self.choices:
+            return self.choices.index(value) / max(1, len(self.choices) - 1)
+        if self.scale == "linear":
+            return float((value - self.low) / (self.high - self.low))
+        low, high, at = (math.log(number) for number in (*self.bounds, self.number(value)))
+        place: float = (at - low) / (high - low)
+        return 1 - place if self.scale == "one_minus" else place
+
     def value(self, drawn: Any) -> Any:
         """The value of the key that a drawn one stands for."""
         if self.choices:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from deeprl_cli.config.compose import build_run_config
 from deeprl_cli.config.overrides import parse_one
-from deeprl_cli.config.ranges import Words, checked, settings, space, taken_apart, with_values
+from deeprl_cli.config.ranges import Words, checked, defaults, settings, space, taken_apart, with_values
 from deeprl_cli.config.ranges import domain as domain_of
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.runs.folder import atomic_write, slug
@@ -215,7 +215,7 @@ def read(folder: Path, changes: Mapping[str, Any] | None = None) -> Plan:
         if record["format"] != FORMAT:
             raise UserError(f"{path}: of format {record['format']}, this deeprl reads {FORMAT}: upgrade deeprl-cli")
         domains = [domain_of(parse_one(f"{key}={text}")) for key, text in record["ranges"].items()]
-        own = build(TuneConfig, {**record["settings"], **(changes or {})})
+        own = build(TuneConfig, {**defaults(), **record["settings"], **(changes or {})})
         return Plan(folder, list(record["words"]), own, domains, record["typed"], record["trial"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or not there: no study can go on from it") from error

@@ -13,11 +13,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 
 def promotable(scores: Mapping[int, float], promoted: Collection[int], eta: int, least: int = 0) -> list[int]:
-    """Of the trials with a score at a rung, those that go on and haven't yet, the best first. `least`: go on with so
-    many at any rate."""
+    """Of the trials with a score at a rung, those that go on and haven't yet, the best first: never more than one in
+    η, those `promoted` counted, of whom better ones may have come since. `least`: so many go on at any rate."""
     known = {number: value for number, value in scores.items() if math.isfinite(value)}
     ranked = sorted(known, key=lambda number: (-known[number], number))
-    return [number for number in ranked[: max(len(scores) // eta, least)] if number not in promoted]
+    share = max(len(scores) // eta, least)
+    return [number for number in ranked[:share] if number not in promoted][: max(0, share - len(promoted))]
 
 
 def cost(ages: Sequence[int], eta: int) -> float:

@@ -41,15 +41,11 @@ class Sampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Raises ConfigError where nothing fits."""
-        seen = told_of_rungs(study)
-        known = len(seen.get_trials(deepcopy=False, states=FINISHED))
+        seen, starting = told_of_rungs(study), self.starting(study)
+        present = seen.get_trials(deepcopy=False)[trial.number]
         refused: ConfigError | None = None
         for attempt in range(TRIES):
-            drawn = (
-                self._by_tpe(seen, seen.get_trials(deepcopy=False)[trial.number], attempt)
-                if known >= self.startup
-                else {}
-            )
+            drawn = {} if starting else self._by_tpe(seen, present, attempt)
             drawn = {**self._by_sobol(trial.number, attempt), **drawn, **self.fixed}
             try:
                 self.fits(drawn)
@@ -57,6 +53,10 @@ class Sampler(optuna.samplers.BaseSampler):
             except ConfigError as error:
                 refused = error
         raise ConfigError(f"{TRIES} draws, and none that can be trained: the last: {refused}")
+
+    def starting(self, study: optuna.Study) -> bool:
+        """Whether the space is still looked over: too few trials have a score."""
+        return sum(trial.state in FINISHED or waits(trial) for trial in study.get_trials(deepcopy=False)) < self.startup
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from deeprl_cli.errors import ConfigError, UserError
@@ -31,6 +31,7 @@ from deeprl_cli.tuning.sampler import Sampler
 
 JOURNAL = "journal.log"
 UNIT = "unit.json"
+ALIKE = 4  # trials of one structure at the start: as few as make a stack worth it
 BY_TRIAL = ("starts", "values", "grafts")
 PATIENCE = 60  # seconds that a process waits for another that writes into SQLite
 ASKING = ".asking"  # the lock of those who look what to do next
@@ -128,20 +129,22 @@ class Store:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def ask(self, count: int) -> list[int]:
-        """So many new trials, all of one structure. The first ones have that of the defaults, and the very first is the
-        defaults, where the space holds them."""
+        """So many new trials, all of one structure, or, while the space is looked over, each few of one. The first ones
+        have that of the defaults, and the very first is the defaults, where the space holds them."""
         plan, first = self.plan, not self.begun()
         known = plan.defaults()
         defaults = {one.name: one.number(known[one.key]) for one in plan.domains if known[one.key] in one}
         names = [one.name for one in plan.structural]
         numbers = []
-        self.sampler.fixed = {}
+        alike = min(count, ALIKE) if self.sampler.starting(self.study) else count
         for place in range(count):
-            if first and all(name in defaults for name in names):
+            if place % alike == 0:
+                self.sampler.fixed = {}
+            if first and place < alike and all(name in defaults for name in names):
                 kept = defaults if place == 0 and len(defaults) == len(plan.domains) else {}
                 self.sampler.fixed = kept or {name: defaults[name] for name in names}
             trial = self._ask()
-            if not self.sampler.fixed or place == 0:
+            if place % alike == 0:
                 self.sampler.fixed = {name: trial.params[name] for name in names}
             for key, value in plan.values(trial.params).items():
                 trial.set_user_attr(key, value)
@@ -223,11 +226,14 @@ def _storage(plan: Plan) -> BaseStorage:
 
 def _mend(path: Path) -> None:
     """Take away the half of a line that a process left which was killed as it wrote it."""
+    if not path.is_file() or path.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    lock = JournalFileSymlinkLock(str(path))  # Optuna's own: another process may be writing just now
+    lock.acquire()
     try:
         with path.open("rb+") as file:
             text = file.read()
-            if text and not text.endswith(b"\n"):
-                file.truncate(text.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
-    except FileNotFoundError:
-        return
+            file.truncate(text.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+    finally:
+        lock.release()

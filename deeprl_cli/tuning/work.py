@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import math
 import time
@@ -18,6 +19,7 @@ from deeprl_cli.runs.lock import alone, locked
 from deeprl_cli.training.graft import grafted
 from deeprl_cli.training.group import newest_step
 from deeprl_cli.tuning.pbt import is_control, next_generation
+from deeprl_cli.tuning.pictures import picture
 from deeprl_cli.tuning.plan import Plan
 from deeprl_cli.tuning.population import settle_population
 from deeprl_cli.tuning.rungs import cost, promotable
@@ -38,6 +40,8 @@ def work(plan: Plan) -> int:
                 with unit[1]:
                     train(store, unit[0])
             (settle_population if plan.pbt else settle)(store)
+            if importlib.util.find_spec("matplotlib") is not None:
+                print(f"as a picture: {picture(store)}", flush=True)
     except Stopped as stop:
         return stop.code
     return 0

@@ -216,6 +216,13 @@ def test_values_of_a_network_go_with_it(network):
     assert getattr(chosen, "share", True) is True
 
 
+def test_a_file_of_a_searched_folder_comes_before_ours(tmp_path):
+    (tmp_path / "tuned" / "ppo").mkdir(parents=True)
+    (tmp_path / "tuned" / "ppo" / "CartPole-v1.yaml").write_text("# @package _global_\nalgo: {lr: 0.5}\n")
+    cfg = load_config(["algo=ppo", "env=CartPole-v1", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert (cfg.algo.lr, cfg.algo.batch_size, cfg.total_steps) == (0.5, 64, 100_000), "nothing of the file that we have"
+
+
 def test_files_of_ones_own_come_before_a_familys(tmp_path):
     for place, text in {
         "tuned/ppo/Pusher-v5": "# @package _global_\nalgo: {lr: 0.5}\n",

@@ -33,6 +33,7 @@ def test_a_share_of_those_that_came_goes_on():
     scores = {number: float(-abs(number - 4)) for number in range(9)}
     assert promotable(scores, [], 3) == [4, 3, 5]
     assert promotable(scores, [4, 3], 3) == [5]
+    assert promotable(scores, [0, 8], 3) == [4], "two have gone on before, who would not now"
     assert promotable({1: 3.0, 2: math.nan, 3: 2.0}, [], 3) == [1]
     assert promotable({1: 3.0, 2: 5.0}, [], 3) == []
     assert promotable({1: 3.0, 2: 5.0}, [], 3, least=1) == [2]

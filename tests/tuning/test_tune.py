@@ -91,6 +91,11 @@ def test_a_study_from_ranges_to_tuned_file(capsys):
     assert cfg.algo.hidden == [8], "what was typed belongs to what was found"
     assert cfg.total_steps == 64
     assert f"file://{folder}" in told
+    assert "as a picture: s/study.png" in told
+    assert code("plot", "s", "--out", "own.svg") == 0
+    assert Path("s/study.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in Path("own.svg").read_text()
+    capsys.readouterr()
 
     assert code("tune", "s") == 0, "it is done: it says the same again"
     again = capsys.readouterr().out
@@ -192,6 +197,18 @@ def test_killed_between_scores(whole, monkeypatch):
     assert counts("s") == {"COMPLETE": 1, "RUNNING": 1}
     assert code("tune", "s") == 0
     assert [(trial.params, trial.value) for trial in trials("s")] == whole
+
+
+def test_at_the_start_four_trials_have_one_structure_later_a_batch():
+    sizes = ["algo.lr=interval(1e-4,1e-1)", "algo.batch_size=64,32,16", "algo.optim=adam,sgd"]
+    assert code("tune", *SMALL, *sizes, "trials=24", "batch=8", "startup=16", "study=s") == 0
+    units = [json.loads(path.read_text()) for path in sorted(Path("s/units").glob("*/unit.json"))]
+    structures = [(trial.params["algo.batch_size"], trial.params["algo.optim"]) for trial in trials("s")]
+    assert [len(set(structures[first : first + 4])) for first in range(0, 24, 4)] == [1] * 6
+    assert structures[0] == (64, "adam"), "the defaults'"
+    assert len(set(structures[:16])) > 2
+    assert len(set(structures[16:])) == 1
+    assert all(len(stack) >= 4 for unit in units for stack in unit["stacks"])
 
 
 def test_a_database_instead_of_the_journal():
