@@ -200,7 +200,7 @@ def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
 
 
 def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
-    """Folders of `hydra.searchpath` come before our own, those of plug-ins, and what is made for every id: their files win."""
+    """Folders of `hydra.searchpath` come before our own, those of plug-ins, and those made for ids: they win."""
     path = loader.get_search_path().get_path()
     place = next(index for index, element in enumerate(path) if element.provider == "main")
     for folder in searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):

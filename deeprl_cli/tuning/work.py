@@ -165,6 +165,10 @@ def train(store: Store, unit: Unit) -> None:
     best_so_far = ""
     if plan.pbt:
         best_so_far = f"; {of_generation(store, unit)}"
+    elif unit.until < plan.total_steps:
+        scores = store.scores(unit.until)
+        leader = max(scores, key=lambda trial: scores[trial])
+        best_so_far = f"; best to step {unit.until:,}: trial {leader}, {plan.scored_by} {number(scores[leader])}"
     elif best is not None:
         values = in_words(plan.values(best.params))
         best_so_far = f"; best so far trial {best.number}, {plan.scored_by} {number(best.value)}: {values}"
