@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from deeprl_cli.commands import VERBS
 from deeprl_cli.commands.list import KINDS
-from deeprl_cli.config.files import suite_names
+from deeprl_cli.config.files import group_options, suite_names
 
 
 def complete(arguments: Sequence[str]) -> int:
@@ -18,7 +18,8 @@ def complete(arguments: Sequence[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     words = line.split(" ")[1:]
     if any(argument.startswith("query=") for argument in arguments) and (len(words) < 2 or words[0] != "train"):
-        follow: dict[str, Sequence[str]] = {"list": KINDS, "bench": suite_names()}
+        follow: dict[str, Sequence[str]] = {"list": KINDS, "bench": suite_names(), "new": ["algorithm"]}
+        follow["check-algorithm"] = group_options("algo")
         choices = follow.get(words[0], []) if len(words) > 1 else VERBS
         print(" ".join(choice for choice in choices if choice.startswith(words[-1] if words else "")))
         return 0

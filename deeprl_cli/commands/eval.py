@@ -13,6 +13,7 @@ from typing import Any
 from deeprl_cli.commands.arguments import Parser, Weights, natural, positive, stdout_for, which_weights
 from deeprl_cli.commands.counting import counting
 from deeprl_cli.errors import UserError, warn
+from deeprl_cli.plugins.files import short
 from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import chosen_seed, find_run
 from deeprl_cli.runs.sweep_folder import SWEEP_NAME
@@ -228,7 +229,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     means = [result.return_mean[i] for i in chosen]
     report: Report = {
         "run": str(run),
-        "algo": cfg.algo.name,
+        "algo": short(cfg.algo.name),
         "env": cfg.env.id,
         "checkpoint": checkpoint,
         "stochastic": wanted.stochastic,

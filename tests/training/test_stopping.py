@@ -189,3 +189,22 @@ def test_of_runs_that_train_as_one_each_ends_at_its_own_goal(tmp_path, monkeypat
     assert read_summary(alone)["eval"] == read_summary(first)["eval"]
     resume(first, ["stop.return=null"])
     assert read_summary(first)["total_steps"] == 256
+
+
+@pytest.mark.slow  # processes that start, and load torch
+@pytest.mark.parametrize(
+    "options", [["hardware.ranks=2"], ["hardware.workers=2", "algo=a3c"]], ids=["ranks", "workers"]
+)
+def test_several_processes_end_at_their_goal(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = ARGUMENTS | {"total_steps": 100_000, "checkpoint.history": 5000}
+    if "algo=a3c" in options:
+        own = {key: value for key, value in own.items() if key not in ("algo.batch_size", "algo.epochs", "algo")}
+    goal = ["stop.return=0", "stop.evaluations=2", "hardware=multiprocess", "run_dir=run"]
+    main(["train", *(f"{key}={value}" for key, value in own.items()), *options, *goal])
+    summary = read_summary(Path("run"))
+    assert (summary["status"], summary["reason"].partition("=")[0]) == ("finished", "stop.return")
+    assert summary["total_steps"] < 100_000
+    kept = history_steps(Path("run"))
+    assert kept
+    assert kept[-1] <= summary["total_steps"]
