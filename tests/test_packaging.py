@@ -37,7 +37,8 @@ def requirements(texts):
 def test_extras():
     extras = PROJECT["optional-dependencies"]
     small = {"box2d", "mujoco", "atari", "minigrid", "envpool", "video", "plot", "export", "joblib", "submitit", "tune"}
-    assert set(extras) == {*small, "ray", "dev", "all"}  # ray is large, and few need it
+    small |= {"wandb", "trackio"}
+    assert set(extras) == {*small, "ray", "mlflow", "dev", "all"}  # these are large, and few need them
     for bundle in ("dev", "all"):
         (own,) = (Requirement(text) for text in extras[bundle] if Requirement(text).name == SELF)
         assert own.extras == small
@@ -46,7 +47,7 @@ def test_extras():
 def test_every_import_is_declared():
     """No module of the package imports a distribution that only happens to come with another."""
     declared = set(requirements(DECLARED))
-    extras_imports = {"ale_py": "gymnasium", "mujoco": "mujoco", "cv2": "opencv-python-headless"}
+    extras_imports = {"ale_py": "gymnasium", "mujoco": "mujoco", "cv2": "opencv-python-headless", "PIL": "pillow", "mlflow": "mlflow"}
     providers = packages_distributions()
     undeclared = {}
     for file in (ROOT / "deeprl_cli").rglob("*.py"):

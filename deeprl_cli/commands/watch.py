@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -114,6 +115,8 @@ def _on_page(player: Player, episodes: int | None, speed: float, port: int) -> I
     from deeprl_cli.envs.closing import closing
     from deeprl_cli.evaluation.video import fps_of, make_rendered
 
+    if importlib.util.find_spec("PIL") is None:
+        raise UserError("a page with pictures needs pillow: pip install 'deeprl-cli[video]'")
     cfg = player.cfg
     page = LivePage(cfg.name or f"{cfg.algo.name} on {cfg.env.id}", f"{player.run}, seed {player.seed}")
     with closing(make_rendered(cfg.env), cfg.env.id) as env, served(page, port) as address:
