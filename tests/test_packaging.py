@@ -47,7 +47,13 @@ def test_extras():
 def test_every_import_is_declared():
     """No module of the package imports a distribution that only happens to come with another."""
     declared = set(requirements(DECLARED))
-    extras_imports = {"ale_py": "gymnasium", "mujoco": "mujoco", "cv2": "opencv-python-headless", "PIL": "pillow", "mlflow": "mlflow"}
+    extras_imports = {
+        "ale_py": "gymnasium",
+        "mujoco": "mujoco",
+        "cv2": "opencv-python-headless",
+        "PIL": "pillow",
+        "mlflow": "mlflow",
+    }
     providers = packages_distributions()
     undeclared = {}
     for file in (ROOT / "deeprl_cli").rglob("*.py"):
