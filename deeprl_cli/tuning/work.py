@@ -28,6 +28,7 @@ from deeprl_cli.tuning.store import ASKING, Store, Unit
 from deeprl_cli.tuning.unit import Job, Stopped, looked_at, stacks, train_stack
 from deeprl_cli.tuning.verdict import in_words, settle
 
+NAMED = 4  # trials
 PAUSE = 1.0  # seconds between looks whether others are done
 
 
@@ -79,13 +80,13 @@ def next_of(store: Store) -> Unit | None:
 
 
 def promotion(store: Store, last: bool = False) -> Unit | None:
-    """The best of a rung, as far up as there are enough for a batch; `last`: where no new trials come, however few, at
-    rungs to which nobody is on the way."""
+    """The best of a rung, as far up as there are enough for a batch. `last`: no new trials come; then from below, and
+    however few, where nobody is on the way to that rung."""
     plan, ages = store.plan, store.plan.ages
     if plan.settings.halving is None:
         return None
     on_the_way = [unit.until for unit in store.units() if not unit.done]
-    for age, later in reversed(list(itertools.pairwise(ages))):
+    for age, later in sorted(itertools.pairwise(ages), reverse=not last):
         if last and any(until <= age for until in on_the_way):
             continue
         found = promotable(store.scores(age), store.promoted(age), plan.settings.halving, int(last))
@@ -167,8 +168,9 @@ def train(store: Store, unit: Unit) -> None:
         best_so_far = f"; {of_generation(store, unit)}"
     elif unit.until < plan.total_steps:
         scores = store.scores(unit.until)
-        leader = max(scores, key=lambda trial: scores[trial])
-        best_so_far = f"; best to step {unit.until:,}: trial {leader}, {plan.scored_by} {number(scores[leader])}"
+        leader = max(scores, key=lambda trial: scores[trial], default=None)
+        if leader is not None:
+            best_so_far = f"; best to step {unit.until:,}: trial {leader}, {plan.scored_by} {number(scores[leader])}"
     elif best is not None:
         values = in_words(plan.values(best.params))
         best_so_far = f"; best so far trial {best.number}, {plan.scored_by} {number(best.value)}: {values}"
@@ -204,11 +206,13 @@ def of_generation(store: Store, unit: Unit) -> str:
 
 
 def name_of(unit: Unit, plan: Plan) -> str:
-    """`trials 8–15 of 64`, `rung 2: 8 trials`."""
+    """`trials 8–15 of 64`, `rung 2 of 3: trials 4, 9, 11`."""
     if plan.pbt:
         return f"generation {plan.ages.index(unit.until) + 1} of {len(plan.ages)}"
     if unit.start:
-        return f"rung {plan.ages.index(unit.until) + 1} of {len(plan.ages)}: {len(unit.trials)} trials"
+        shown = ", ".join(map(str, unit.trials)) if len(unit.trials) <= NAMED else ""
+        count = f"{len(unit.trials)} trials" if not shown else f"trial{'s' * (len(unit.trials) > 1)} {shown}"
+        return f"rung {plan.ages.index(unit.until) + 1} of {len(plan.ages)}: {count}"
     return f"trials {unit.trials[0]}–{unit.trials[-1]}{of_all(plan)}"
 
 

