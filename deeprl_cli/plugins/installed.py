@@ -17,7 +17,7 @@ from deeprl_cli.plugins.classes import load_named, said
 from deeprl_cli.plugins.plugin import Plugin
 
 GROUP = "deeprl.plugins"
-Part = Literal["algorithms", "networks", "explorations", "callbacks"]
+Part = Literal["algorithms", "networks", "explorations", "callbacks", "trackers"]
 
 
 @functools.cache

@@ -18,15 +18,16 @@ class Plugin:
     """Names, and where what they name is: `module:Class`, imported when it is used and not before.
 
     `algorithms`: subclasses of `Algorithm`. `networks`: encoders, `nn.Module`s. `explorations`: noise on actions,
-    `nn.Module`s, by the kind that `algo.exploration.kind` chooses. `callbacks`: trackers and the like, named without
-    their module then. `environments`: modules that register ids with gymnasium when they are imported. `configs`: a
-    folder of YAML files, laid out as deeprl's own: `algo/<name>.yaml`, `network/`, `env/`, `tuned/`, `experiment/` and,
-    for the suites of `deeprl bench`, `bench/`.
+    `nn.Module`s, by the kind that `algo.exploration.kind` chooses. `callbacks`: named without their module then.
+    `trackers`: loggers that `log.to` names, as `deeprl_cli.runs.trackers.Tracker` says. `environments`: modules that
+    register ids with gymnasium when they are imported. `configs`: a folder of YAML files, laid out as deeprl's own:
+    `algo/<name>.yaml`, `network/`, `env/`, `tuned/`, `experiment/` and, for the suites of `deeprl bench`, `bench/`.
     """
 
     algorithms: Mapping[str, str] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     explorations: Mapping[str, str] = field(default_factory=dict)
     callbacks: Mapping[str, str] = field(default_factory=dict)
+    trackers: Mapping[str, str] = field(default_factory=dict)
     environments: Sequence[str] = ()
     configs: Path | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.installed import load, names
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.runs.trackers import TRACKERS, About, Table, Tracker
 from deeprl_cli.schema.run import RunConfig
@@ -29,9 +30,11 @@ _ID = re.compile(r"[^\x00-\x1f]{1,300}")
 
 
 def check_trackers(cfg: RunConfig) -> None:
-    """Raise ConfigError where a tracker's library isn't here."""
+    """Raise ConfigError where a tracker's library isn't here, or a plug-in's tracker can't be imported."""
     for name in cfg.log.to:
-        if importlib.util.find_spec(name) is None:
+        if name not in TRACKERS:
+            load("trackers", name)
+        elif importlib.util.find_spec(name) is None:
             raise ConfigError(f"log.to=[{name}] needs {name}: pip install 'deeprl-cli[{name}]'")
 
 
@@ -58,7 +61,9 @@ class Tracking:
         self.tell = tell
         self.seeds = next(iter(about.values())).seeds
         lock = threading.Lock()  # of trackers.json
-        self._workers = [_Worker(kind, TRACKERS[kind], one, lock) for kind, one in about.items()]
+        self._workers = [
+            _Worker(kind, TRACKERS.get(kind) or load("trackers", kind), one, lock) for kind, one in about.items()
+        ]
 
     def log(self, index: int, step: int, row: Mapping[str, float]) -> None:
         """A row of the metrics of the seed at this place."""
@@ -156,7 +161,8 @@ def _ids(folder: Path) -> dict[str, dict[int, str]]:
     """What the trackers called this run's seeds; nothing of a file that is damaged."""
     try:
         told = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        found = {kind: {int(seed): str(name) for seed, name in told[kind].items()} for kind in TRACKERS if kind in told}
+        kinds = [kind for kind in (*TRACKERS, *names("trackers")) if kind in told]
+        found = {kind: {int(seed): str(name) for seed, name in told[kind].items()} for kind in kinds}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return {kind: ids for kind, ids in found.items() if all(_ID.fullmatch(name) for name in ids.values())}

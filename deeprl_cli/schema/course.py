@@ -6,9 +6,9 @@ As in `run.py`, fields carry types and ranges only: each default stands once, in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from deeprl_cli.schema.typed import NonNegativeInt, PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import Choice, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,5 +49,5 @@ class LogConfig:
     every: PositiveInt
     tensorboard: bool
     video_every: NonNegativeInt
-    to: list[Literal["wandb", "mlflow", "trackio"]]
+    to: list[Annotated[str, Choice(("wandb", "mlflow", "trackio"), "trackers")]]
     project: str | None

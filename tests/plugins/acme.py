@@ -16,6 +16,7 @@ plugin = Plugin(
     networks={"wavy": "acme.parts:Wavy"},
     explorations={"flat": "acme.parts:Flat"},
     callbacks={"teller": "acme.parts:Teller"},
+    trackers={"scribe": "acme.parts:Scribe"},
     environments=["acme.envs"],
     configs=Path(__file__).parent / "configs",
 )
@@ -60,6 +61,23 @@ class Flat(nn.Module):
 
     def forward(self, xi):
         return self.sigma * torch.erf(xi / 2**0.5)
+
+
+class Scribe:
+    def __init__(self, about):
+        self.ids = {seed: f"page {seed}" for seed in about.seeds}
+        self.file = about.folder / "scribe.txt"
+
+    def log(self, index, step, row):
+        with self.file.open("a") as file:
+            file.write(f"{index} {step} {len(row)}\\n")
+
+    def video(self, index, step, file):
+        pass
+
+    def end(self, status, step, final, table):
+        with self.file.open("a") as file:
+            file.write(status)
 
 
 class Teller:

@@ -81,7 +81,12 @@ def test_a_package_is_trained_resumed_and_evaluated(package, here, capsys):
     """Algorithm, network, environment and callback at once. Installed code needs no leave."""
     parts = ["algo=acme_ac", "network=wavy", "network.waves=5", "env=Acme/Pole-v0", "seeds=2"]
     told = f"callbacks=[{{class:teller,kwargs:{{file:{here / 'told'}}}}}]"
-    assert code("train", *parts, *SHORT, told, "total_steps=256", "run_dir=part") == 0
+    assert code("train", *parts, *SHORT, told, "log.to=[scribe]", "total_steps=256", "run_dir=part") == 0
+    scribe = Path("part/scribe.txt").read_text().splitlines()
+    assert scribe[-1] == "finished"
+    assert {tuple(line.split()[:2]) for line in scribe[:-1]} == {
+        (seed, step) for seed in "01" for step in ("128", "256")
+    }
     assert (here / "told").read_text() == "finished at 256"
     config = read_config(Path("part"))
     assert (config["network"]["waves"], config["env"]["max_episode_steps"]) == (5, 25)  # the plug-in's env/<Id>.yaml
