@@ -37,7 +37,7 @@ def opened(words: Sequence[str]) -> Plan:
                     return _goes_on(before)
         plan = _placed(plan)
         plan.write()
-    print(f"study {plan.folder}: {len(plan.domains)} keys", flush=True)
+    print(f"study {plan.folder}, searching {', '.join(one.key for one in plan.domains)}", flush=True)
     return plan
 
 
