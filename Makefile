@@ -16,7 +16,7 @@ QUICK := tests/rl tests/nets tests/schema tests/runs tests/envs/test_spaces.py t
 	tests/algos/test_ppo.py tests/algos/test_sac.py tests/contract/test_transitions.py tests/test_imports.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tensorboard quick check test benchmark clean distclean
+.PHONY: help setup train tensorboard quick check test benchmark docs clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ test: setup  ## all tests
 
 benchmark: setup  ## our speed; against peers, see benchmarks/README.md
 	$(BIN)/python benchmarks/speed.py
+
+docs: setup  ## the docs as a site, in build/docs/site
+	@$(BIN)/python -m docs.build_site
 
 clean:  ## remove caches and build products; keeps runs/ and .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -38,7 +38,7 @@ def test_extras():
     extras = PROJECT["optional-dependencies"]
     small = {"box2d", "mujoco", "atari", "minigrid", "envpool", "video", "plot", "export", "joblib", "submitit", "tune"}
     small |= {"wandb", "trackio"}
-    assert set(extras) == {*small, "ray", "mlflow", "dev", "all"}  # these are large, and few need them
+    assert set(extras) == {*small, "ray", "mlflow", "docs", "dev", "all"}  # these are large, and few need them
     for bundle in ("dev", "all"):
         (own,) = (Requirement(text) for text in extras[bundle] if Requirement(text).name == SELF)
         assert own.extras == small

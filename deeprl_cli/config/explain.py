@@ -124,7 +124,7 @@ class _Layer:
         self.replaces = not prefix and self.source != ROOT  # tuned values, experiments: what another file says already
         self.content = {prefix.rstrip("."): content} if prefix else content
         self.keys = {f"{prefix}{key}" for key in dotted_keys(content)}
-        self.comments = {f"{prefix}{key}": text for key, text in _comments(path.read_text(encoding="utf-8")).items()}
+        self.comments = {f"{prefix}{key}": text for key, text in comments(path.read_text(encoding="utf-8")).items()}
 
     def names(self, key: str) -> bool:
         return key in self.keys
@@ -166,7 +166,7 @@ def _files(choices: dict[str, str], folders: Sequence[Path]) -> list[tuple[Path,
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.-]+):(?P<rest>.*)")
 
 
-def _comments(text: str) -> dict[str, str]:
+def comments(text: str) -> dict[str, str]:
     """Dotted key -> the comment behind its value on the same line, of block YAML as the shipped files are written."""
     found: dict[str, str] = {}
     path: list[tuple[int, str]] = []

@@ -22,7 +22,8 @@ from deeprl_cli.schema.run import EVALUATIONS
 GIVEN = "this run"  # the source of a value that no file gives
 BESIDE = ("format", "resolved", "tuned", "run_dir")  # of config.yaml, what is no value of a run, or only its place
 NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
-SETTLED = ("eval.every", "env.generators", "env.origin")  # of which a run records what auto came to, in auto's place
+# of which a run records what auto came to, in auto's place
+SETTLED = ("eval.every", "eval.episodes", "env.generators", "env.origin")
 
 
 @dataclass(frozen=True)

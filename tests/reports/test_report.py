@@ -15,7 +15,7 @@ import yaml
 
 from deeprl_cli.cli import main
 from deeprl_cli.config.compose import load_config
-from deeprl_cli.config.recorded import GIVEN, recorded
+from deeprl_cli.config.recorded import GIVEN, SETTLED, recorded
 from deeprl_cli.reports.chart import Interval, Line, curves, intervals
 from deeprl_cli.runs.folder import create_run_folder, read_config, write_summary
 from deeprl_cli.schema.typed import to_plain
@@ -184,7 +184,7 @@ def test_the_command_makes_the_same_configuration(typed):
     told = recorded({**cfg, "format": 4, "resolved": {}})
     assert not told.unknown
     again = to_plain(load_config(shlex.split(told.command)[2:]))
-    settled = {"env.generators": ["env", "generators"], "env.origin": ["env", "origin"]}
+    settled = {key: key.split(".") for key in SETTLED}
     for text in told.settled:
         key, inner = settled[text.partition("=")[0]]
         again[key][inner] = cfg[key][inner]
