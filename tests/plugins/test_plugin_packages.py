@@ -145,6 +145,12 @@ def test_new_writes_what_trains_and_passes_its_check(here, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["a3c", "dqn", "bc"])  # a loop each
+def test_deeprls_own_pass_the_check(name):
+    assert {told: problem for told, problem in check_algorithm(name) if problem} == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
