@@ -44,7 +44,8 @@ def settle(store: Store) -> None:
         folders = write_tuned(plan, tuned_text(plan, values, result))
     for line in told(plan, result):
         print(line, flush=True)
-    print(f"with these values: {how_to_use(plan, folders[-1])}", flush=True)
+    if not worse(result):
+        print(f"with these values: {how_to_use(plan, folders[-1])}", flush=True)
 
 
 def compared(plan: Plan, values: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -114,6 +115,11 @@ def told(plan: Plan, result: Mapping[str, Any]) -> list[str]:
         f"  {verdict(result)}",
         f"{100 * result['stacked']:.0f}% of the trials trained stacked",
     ]
+
+
+def worse(found: Mapping[str, Any]) -> bool:
+    """Whether what was found earns less than the defaults, beyond chance."""
+    return bool(found["p"] < LEVEL and found["difference"] < 0)
 
 
 def verdict(found: Mapping[str, Any], first: str = "the best", second: str = "the defaults") -> str:

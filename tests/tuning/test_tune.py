@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from deeprl_cli.cli import main
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.training.base import Trainer
+from deeprl_cli.tuning.verdict import verdict, worse
 
 SMALL = [
     "algo=ppo",
@@ -266,3 +267,11 @@ def test_what_cannot_be_begun(capsys):
         err = capsys.readouterr().err
         assert told in err
         assert err.count("\n") == 1
+
+
+def test_where_the_defaults_are_better_it_says_so():
+    assert worse({"p": 0.01, "difference": -3.0})
+    assert not worse({"p": 0.2, "difference": -3.0})
+    assert verdict({"p": 0.01, "difference": -3.0}) == "the defaults earn more (Yuen's test, p = 0.01): keep them"
+    assert "can't be told apart" in verdict({"p": 0.2, "difference": -3.0})
+    assert "the best earns more than the defaults" in verdict({"p": 0.01, "difference": 3.0})
