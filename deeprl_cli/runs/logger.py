@@ -27,7 +27,7 @@ from tensorboard.compat.proto import (
 )
 
 from deeprl_cli.errors import UserError
-from deeprl_cli.runs import dashboard
+from deeprl_cli.runs import band, dashboard
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.runs.tracking import Tracking
 from deeprl_cli.schema.run import RunConfig
@@ -57,6 +57,7 @@ class RunLogger:
         self._tables: list[_Table] = []
         self._events: list[_EventFile] = []
         self._last_flush = time.monotonic()
+        self._band: _EventFile | None = None  # of several seeds together
         self._closing = ExitStack()
         if tracking is not None:
             self._closing.callback(tracking.close)
@@ -72,6 +73,22 @@ class RunLogger:
             if tensorboard:
                 self._events.append(_EventFile(folder, events, size))
                 self._closing.callback(self._events[-1].close)
+
+        if tensorboard and len(self._seeds) > 1:
+            self._band = self._together(run_dir / band.FOLDER, resume_from, run_dir)
+            self._closing.callback(self._band.close)
+
+    def _together(self, folder: Path, resume_from: Mapping[str, Any] | None, run_dir: Path) -> _EventFile:
+        folder.mkdir(exist_ok=True)
+        known = resume_from is not None and band.FOLDER in resume_from  # runs of before have none
+        if not known:
+            for leftover in folder.glob("events.out.tfevents.*"):
+                leftover.unlink()
+        _, _, name, size = _positions(resume_from if known else None, band.FOLDER, run_dir)
+        file = _EventFile(folder, name, size)
+        if not known:
+            file.add(0, [band.layout()])
+        return file
 
     def log(self, steps: int | Sequence[int], metrics: Mapping[str, Sequence[float]]) -> None:
         """One row for each seed at its step (environment steps of that seed; one number where all have done the
@@ -92,6 +109,8 @@ class RunLogger:
                 self._events[index].add(steps[index], values)
             if self._tracking is not None:
                 self._tracking.log(index, steps[index], row)
+        if self._band is not None and (values := band.values(metrics)):
+            self._band.add(min(steps), values)
         if time.monotonic() - self._last_flush > _FLUSH_INTERVAL:
             self._flush(sync=False)
 
@@ -143,6 +162,9 @@ class RunLogger:
         for index, (seed, table) in enumerate(zip(self._seeds, self._tables, strict=True)):
             name, size = self._events[index].position() if self._events else ("", 0)
             positions[str(seed)] = {"rows": table.rows, "columns": len(table.columns), "events": name, "bytes": size}
+        if self._band is not None:
+            name, size = self._band.position()
+            positions[band.FOLDER] = {"rows": 0, "columns": 0, "events": name, "bytes": size}
         return positions
 
     def __enter__(self) -> RunLogger:
@@ -158,7 +180,7 @@ class RunLogger:
         self._closing.close()
 
     def _flush(self, sync: bool) -> None:
-        writers: list[_Table | _EventFile] = [*self._tables, *self._events]
+        writers: list[_Table | _EventFile] = [*self._tables, *self._events, *filter(None, [self._band])]
         for writer in writers:
             writer.file.flush()
             if sync:  # a checkpoint must not remember more than the disk holds
@@ -166,7 +188,7 @@ class RunLogger:
         self._last_flush = time.monotonic()
 
 
-def _positions(resume_from: Mapping[str, Any] | None, seed: int, run_dir: Path) -> tuple[int, int, str, int]:
+def _positions(resume_from: Mapping[str, Any] | None, seed: int | str, run_dir: Path) -> tuple[int, int, str, int]:
     """Rows, columns, event file and its bytes to keep for `seed`. They come from a file, so they are checked."""
     if resume_from is None:
         return 0, 0, "", 0

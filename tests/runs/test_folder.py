@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Algo:
 class Env:
     id: str
     kwargs: dict[str, Any]
+    wrappers: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Config:
     seed: int
     run_dir: str | None
     name: str | None = None
+    callbacks: list[Any] = field(default_factory=list)
 
 
 def config(env: str = "CartPole-v1", run_dir: str | None = None, **kwargs: Any) -> Any:
