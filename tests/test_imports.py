@@ -147,7 +147,7 @@ def test_hydra_stays_at_the_border(library):
 
 def test_tensorboard_is_the_loggers():
     """Nobody else writes event files."""
-    assert users("tensorboard") | users("torch.utils.tensorboard") == {"runs.logger", "runs.dashboard"}
+    assert users("tensorboard") | users("torch.utils.tensorboard") == {"runs.logger", "runs.dashboard", "runs.band"}
 
 
 def test_torch_distributed_is_the_ranks():
