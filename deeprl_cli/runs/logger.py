@@ -1,7 +1,7 @@
 """Metrics on the disk: for each seed a folder `seed_<k>` with TensorBoard events and `metrics.csv`.
 
-It, dashboard.py and band.py alone know TensorBoard, of which they use the messages alone: its writer takes four times as long to
-import, and can't append to a file. What a checkpoint remembers of the files lets a resumed run cut off what
+It, dashboard.py and band.py alone know TensorBoard, of which they use the messages alone: its writer takes four times
+as long to import, and can't append to a file. What a checkpoint remembers of the files lets a resumed run cut off what
 was logged after it and go on in the same files, so nothing is there twice.
 """
 
