@@ -24,7 +24,20 @@ from deeprl_cli.commands.arguments import Parser, stdout_for
 from deeprl_cli.processes.compile_cache import LARGE, cache_folder, find_compiler, half_made, remove_half_made, size
 from deeprl_cli.processes.cores import available_cores
 
-NEEDED = ("torch", "gymnasium", "hydra", "omegaconf", "tensorboard", "numpy", "rich", "safetensors", "scipy", "yaml")
+NEEDED = (
+    "torch",
+    "gymnasium",
+    "hydra",
+    "omegaconf",
+    "tensorboard",
+    "numpy",
+    "rich",
+    "safetensors",
+    "scipy",
+    "yaml",
+    "jinja2",
+    "markupsafe",
+)
 # of each extra the module that shows whether it is here, and what it is for
 EXTRAS = {
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
@@ -39,8 +52,12 @@ EXTRAS = {
     "joblib": ("joblib", "sweeps side by side: hydra/launcher=joblib"),
     "submitit": ("submitit", "sweeps on Slurm: hydra/launcher=submitit_slurm"),
     "ray": ("ray", "sweeps on Ray: hydra/launcher=ray"),
+    "wandb": ("wandb", "Weights & Biases: log.to=[wandb]"),
+    "mlflow": ("mlflow", "MLflow: log.to=[mlflow]"),
+    "trackio": ("trackio", "Trackio: log.to=[trackio]"),
+    "docs": ("zensical", "the docs as a site: make docs"),
 }
-LARGE_TO_IMPORT = ("ray",)
+LARGE_TO_IMPORT = ("ray", "wandb", "mlflow", "trackio")
 PATIENCE = 60.0  # seconds for a trial of the compiler
 # OpenMP is looked for on Linux alone: elsewhere torch finds it in its own ways
 OPENMP = sys.platform == "linux"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -182,11 +183,16 @@ def test_ctrl_c_ends_it_with_what_was_seen(whole_run, tmp_path):
 
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
     command = [sys.executable, "-m", "deeprl_cli", "watch", str(whole_run("sac")[0])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        line = process.stdout.readline()
-        assert "watch it at http://127.0.0.1:" in line
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+    # a shell's background job starts with Ctrl-C ignored, and so would what it starts
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heard) as process:
+        try:
+            line = process.stdout.readline()
+            assert "watch it at http://127.0.0.1:" in line
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
