@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in wanted:
             share, overrides = JOBS[job][part]
             kills = max(1, round(flags.kills * share))
-            records[part] = Part(folder / f"{job}-{part}", [*COMMON, *overrides], kills, flags.seed).carry_out()
+            chosen = later_wins([*COMMON, *overrides])
+            records[part] = Part(folder / f"{job}-{part}", chosen, kills, flags.seed).carry_out()
             if not flags.json:
                 print(f"{job} {part}: {told(records[part])}", flush=True)
         result[job] = {"total": asdict(added(records.values())), "parts": {p: asdict(r) for p, r in records.items()}}
@@ -137,6 +138,11 @@ def added(records: Any) -> Record:
         for name, value in asdict(record).items():
             setattr(total, name, getattr(total, name) + value)
     return total
+
+
+def later_wins(overrides: Sequence[str]) -> list[str]:
+    """One override for each key: a command with two is refused."""
+    return [f"{key}={value}" for key, value in dict(override.split("=", 1) for override in overrides).items()]
 
 
 class Part:

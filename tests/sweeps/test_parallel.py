@@ -274,7 +274,12 @@ def test_ctrl_c_twice_leaves_nothing_either(place):
 def options(name: str) -> dict:
     import yaml
 
-    return yaml.safe_load((ROOT / f"configs/hydra/launcher/{name}.yaml").read_text())
+    return own(yaml.safe_load((ROOT / f"configs/hydra/launcher/{name}.yaml").read_text()))
+
+
+def own(settings: dict) -> dict:
+    """A launcher's options without those that say what is stacked: the sweep takes them."""
+    return {key: value for key, value in settings.items() if key not in ("stacked", "members")}
 
 
 @pytest.mark.parametrize("launcher", engines.ENGINES)
@@ -321,7 +326,7 @@ def test_options_of_sbatch_that_have_no_key_of_their_own(slurm):
     from deeprl_cli.config.compose import expand_sweep, sweep_settings
 
     sweep = expand_sweep(["hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters.reservation=mine"])
-    engine = engines.make_engine("submitit_slurm", sweep_settings(sweep)[1])
+    engine = engines.make_engine("submitit_slurm", own(sweep_settings(sweep)[1]))
     assert engine.additional_parameters == {"reservation": "mine"}
 
 

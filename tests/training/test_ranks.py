@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 import os
 import signal
 import socket
@@ -156,7 +157,8 @@ def test_replay_algorithms_learn_in_ranks(name, pair):
     """Each from a memory of its own: as many updates as one process does, of weights that stay the same on both (a
     rank that has others ends the run); the checkpoint has the noise of all environments, and no memory."""
     (curve,) = curves(pair / name).values()
-    assert curve["optim/updates"][-1] == (256 - 32) // 8 + 1
+    updates = [count for count in curve["optim/updates"] if not math.isnan(count)]  # the last point is an evaluation's
+    assert updates[-1] == (256 - 32) // 8 + 1
     state = load_checkpoint(pair / name / "checkpoints" / "last").state
     assert state["memory"] is None
     assert state["envs"]["envs_per_seed"] == 4

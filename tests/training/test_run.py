@@ -254,7 +254,9 @@ def test_failure_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "deeprl_cli", "train", *JOBS["ppo"], *QUICK, *overrides, f"run_dir={folder}"]
+    values = dict(override.split("=", 1) for override in (*JOBS["ppo"], *QUICK, *overrides))  # the later one counts
+    job = [f"{key}={value}" for key, value in values.items()]
+    command = [sys.executable, "-m", "deeprl_cli", "train", *job, f"run_dir={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
