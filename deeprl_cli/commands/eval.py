@@ -167,21 +167,21 @@ def evaluate_file(
     from deeprl_cli.deploy.play import play
     from deeprl_cli.envs.own_terms import own_terms
     from deeprl_cli.evaluation.episodes import cut_short
+    from deeprl_cli.runs.reading import code_named
+    from deeprl_cli.schema.typed import to_plain
 
     policy = ExportedPolicy(path)
     card, cfg = policy.card, for_env(policy.card, env)
-    module, colon, _ = cfg.id.partition(":")
-    if colon and env is None and not trust:
-        raise UserError(
-            f"{path}: its environment {cfg.id} imports the module '{module}', which runs code: where you trust it, "
-            f"give --trust, or --env {cfg.id}"
-        )
+    named = to_plain(cfg) if env is None else {**to_plain(cfg), "id": ""}  # what is typed needs no leave
+    found = code_named({"algo": {"name": ""}, "env": named}, training=False)
+    if found and not trust:
+        raise UserError(f"{path}: {'; '.join(found)}, which runs code: where you trust it, give --trust")
     terms = own_terms(cfg)
     policy.check_fits(terms)
     seed = card.seed if seed is None else seed
     with counting(f"{path.name}: episodes") as told:
-        found = play(cfg, card.max_eval_steps, terms, policy.actor(seed), episodes, seed, told)
-    mean = float(found.returns.mean())
+        played = play(cfg, card.max_eval_steps, terms, policy.actor(seed), episodes, seed, told)
+    mean = float(played.returns.mean())
     report: Report = {
         "file": str(path),
         "algo": card.algo,
@@ -191,13 +191,13 @@ def evaluate_file(
         "episodes": episodes,
         "seeds": [seed],
         "return_mean": [mean],
-        "return_std": [float(found.returns.std())],
-        "length_mean": [float(found.lengths.mean())],
+        "return_std": [float(played.returns.std())],
+        "length_mean": [float(played.lengths.mean())],
         "mean": mean,
         "interval": None,
     }
     notes = ["actions are sampled: the file was exported with --stochastic"] if card.stochastic else []
-    notes += [cut] if (cut := cut_short(cfg, card.max_eval_steps, found.lengths)) else []
+    notes += [cut] if (cut := cut_short(cfg, card.max_eval_steps, played.lengths)) else []
     return report, notes
 
 

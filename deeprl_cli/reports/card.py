@@ -17,6 +17,7 @@ from deeprl_cli.reports.cells import cell, interval, number
 from deeprl_cli.reports.intervals import estimates
 from deeprl_cli.runs.folder import read_config, read_summary
 from deeprl_cli.runs.overview import overview
+from deeprl_cli.runs.reading import code_named
 
 
 def card(folder: Path) -> str:
@@ -40,7 +41,7 @@ def card(folder: Path) -> str:
     if told["status"] != "finished":
         lines += [f"**This run is {told['status']}**: its numbers are not those of a whole run.", ""]
     lines += ["## Results", "", *_results(summary, result, last), "", "## Use", "", "```python"]
-    trust = ", trust=True)  # imports the module that the environment names" if ":" in env else ")"
+    trust = ", trust=True)  # runs code that the run names" if code_named(config, training=False) else ")"
     lines += [
         "import deeprl_cli as deeprl",
         "",

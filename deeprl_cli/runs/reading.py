@@ -11,8 +11,8 @@ from deeprl_cli.errors import ConfigError, UserError, warn
 from deeprl_cli.plugins.files import digests, is_source
 from deeprl_cli.plugins.installed import names
 from deeprl_cli.runs.folder import find_run, read_config
-from deeprl_cli.schema.named import names_of
 from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.schema.typed import to_plain
 
 
 def read_run(path: Path, trust: bool = False) -> tuple[Path, RunConfig]:
@@ -51,18 +51,24 @@ def _changed(recorded: Mapping[str, str]) -> list[str]:
 def check_trust(run: Path, cfg: RunConfig, trusted: bool, *, training: bool = False) -> None:
     """Raise UserError where opening the run would run code that it names. `training`: to train on, which makes its
     callbacks, too; nothing else does."""
-    found = code_named(cfg, training=training)
+    found = code_named(to_plain(cfg), training=training)
     if found and not trusted:
         raise UserError(f"{run}: {'; '.join(found)}, which runs code: where you trust it, give --trust")
 
 
-def code_named(cfg: RunConfig, *, training: bool) -> list[str]:
-    """What a run names that isn't deeprl's own, and whose code is run when it is opened; a reason for each."""
-    module, colon, _ = cfg.env.id.partition(":")
-    found = [f"its algorithm is {cfg.algo.name}"] if is_source(cfg.algo.name) else []
-    found += [f"its environment {cfg.env.id} imports the module '{module}'"] if colon else []
-    for key, entries in (("env.wrappers", cfg.env.wrappers), ("callbacks", cfg.callbacks if training else [])):
-        outside = [name for name in names_of(entries) if name not in names("callbacks")]
+def code_named(values: Mapping[str, Any], *, training: bool) -> list[str]:
+    """What a run's plain values name that isn't deeprl's own, and whose code is run when it is opened; a reason for
+    each. Nothing is imported to tell."""
+    algo, env = str(values["algo"]["name"]), values["env"]
+    module, colon, _ = str(env["id"]).partition(":")
+    found = [f"its algorithm is {algo}"] if is_source(algo) else []
+    found += [f"its environment {env['id']} imports the module '{module}'"] if colon else []
+    for key, entries in (
+        ("env.wrappers", env.get("wrappers")),
+        ("callbacks", values.get("callbacks") if training else []),
+    ):
+        named = [str(entry["class"] if isinstance(entry, Mapping) else entry) for entry in entries or []]
+        outside = [name for name in named if name not in names("callbacks")]
         if outside:
             found.append(f"its {key} import {', '.join(outside)}")
     return found

@@ -16,10 +16,11 @@ from deeprl_cli.envs.make import env_spec
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.runs.folder import find_run, read_config
-from deeprl_cli.runs.reading import read_run
+from deeprl_cli.runs.reading import code_named, read_run
 from deeprl_cli.runs.tensor_files import load_weights
 from deeprl_cli.runs.weights import best_path, load_last
 from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.schema.typed import to_plain
 
 Weights = Mapping[str, Tensor]
 STATISTICS = "obs_statistics"
@@ -62,10 +63,12 @@ def find_source(cfg: RunConfig) -> Source | None:
         return Source(run, source, "best", seeds)
     if not (run / "checkpoints" / "last").exists():
         raise UserError(f"init_from={cfg.init_from}: the run has no checkpoint to start from")
-    if ":" in source.env.id and source.env.id != cfg.env.id:
+    typed = code_named(to_plain(cfg), training=False)  # what the user names needs no leave
+    named = [why for why in code_named(to_plain(source), training=False) if why not in typed]
+    if named:
         raise UserError(
-            f"init_from={cfg.init_from}: reading its last checkpoint would import the module of its environment "
-            f"{source.env.id}, which runs code: start from a run that has best checkpoints"
+            f"init_from={cfg.init_from}: reading its last checkpoint runs code, for {'; '.join(named)}: start from a "
+            "run that has best checkpoints"
         )
     return Source(run, source, "last", seeds)
 

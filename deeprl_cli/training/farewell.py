@@ -12,6 +12,7 @@ from deeprl_cli.envs.ids import metadata
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.runs.reading import code_named
 from deeprl_cli.schema.run import RunConfig
+from deeprl_cli.schema.typed import to_plain
 from deeprl_cli.training.rounding import iteration_of
 from deeprl_cli.training.stopping import release
 
@@ -56,8 +57,7 @@ def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
 def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[str]:
     """What one would type next: to go on where it was stopped; else to look at what came out, and train further."""
     name = quote(str(run))
-    trust = " --trust" if code_named(cfg, training=False) else ""
-    again = " --trust" if code_named(cfg, training=True) else ""
+    trust, again = (" --trust" if code_named(to_plain(cfg), training=training) else "" for training in (False, True))
     stopped = summary["status"] == "interrupted" and summary["total_steps"] < cfg.total_steps
     further = "" if summary["total_steps"] < cfg.total_steps else f" total_steps={2 * summary['total_steps']}"
     further += f" {release(summary['reason'])}" if summary["reason"] else ""

@@ -195,6 +195,7 @@ def test_mistakes_are_one_line(run, file, tmp_path, monkeypatch):
         ("env", '{"id": 3}', "damaged"),
         ("noise", "{", "damaged"),
         ("env", "stranger", "imports the module 'stranger_module'"),
+        ("env", "wrapped", "its env.wrappers import stranger_module:Wrapper, which runs code.*give --trust"),
     ],
 )
 def test_what_a_file_says_is_checked(file, tmp_path, entry, value, told):
@@ -206,8 +207,9 @@ def test_what_a_file_says_is_checked(file, tmp_path, entry, value, told):
                 model.metadata_props.remove(said)
             else:
                 whole = said.value.replace('"Pendulum-v1"', '"stranger_module:Pendulum-v1"')
-                said.value = whole if value == "stranger" else value
+                wrapped = said.value.replace('"wrappers": []', '"wrappers": ["stranger_module:Wrapper"]')
+                said.value = {"stranger": whole, "wrapped": wrapped}.get(value, value)
     onnx.save(model, tmp_path / "odd.onnx")
     with pytest.raises(UserError, match=told):
-        evaluate_file(tmp_path / "odd.onnx", None, 1, None)
+        evaluate_file(tmp_path / "odd.onnx", "Pendulum-v1" if value == "wrapped" else None, 1, None)
     assert "stranger_module" not in sys.modules

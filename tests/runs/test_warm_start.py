@@ -187,7 +187,9 @@ def test_no_module_is_imported_that_was_not_typed(runs, tmp_path):
     options = ["algo=grpo", *MLP, "seed=3", f"init_from={bare}"]
     assert find_source(load_config(options)).checkpoint == "best"
     shutil.rmtree(bare / "checkpoints" / "best")
-    assert "which runs code" in refused(*options)
+    assert "runs code, for its environment some.module:ArithQA-v0" in refused(*options)
+    (bare / "config.yaml").write_text(config.replace("wrappers: []", "wrappers: ['some.module:Wrapper']"))
+    assert "runs code, for its env.wrappers import some.module:Wrapper" in refused(*options)
 
 
 def test_no_folder_is_made_for_weights_that_do_not_fit(runs, tmp_path, monkeypatch, capsys):
