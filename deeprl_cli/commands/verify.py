@@ -84,7 +84,10 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
         print(f"its numerics are of version {numerics}, these of {NUMERICS}: weights may differ by rounding")
     quiet = dataclasses.replace(cfg.checkpoint, every=0, history=0, replay=False)
     unseen, never = dataclasses.replace(cfg.eval, every=0), StopConfig(**NEVER)
-    cfg = as_one([dataclasses.replace(job, eval=unseen, checkpoint=quiet, stop=never, callbacks=[]) for job in jobs])
+    untold = dataclasses.replace(cfg.log, video_every=0, to=[])
+    cfg = as_one(
+        [dataclasses.replace(job, eval=unseen, checkpoint=quiet, stop=never, log=untold, callbacks=[]) for job in jobs]
+    )
     seen = preflight(cfg)
     if parallel(cfg):
         return verify_in_ranks(run, cfg, hw.recorded(resolved), expected)

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from deeprl_cli.cli import main
+from deeprl_cli.commands.verify import verify
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluation.preview import FRAMES, WIDTH, Preview
@@ -152,3 +153,14 @@ def test_it_is_a_key_like_others(capsys):
     with pytest.raises(ConfigError, match=r"log\.video_every=-1: must be at least 0"):
         load_config(["log.video_every=-1"])
     assert not Path("videos").exists()
+
+
+def test_verify_neither_films_nor_tells_trackers(tmp_path, monkeypatch):
+    place = run(tmp_path / "run", "log.video_every=100")
+    config = place / "config.yaml"
+    config.write_text(config.read_text().replace("  to: []", "  to: [trackio]"))
+    asked = []
+    monkeypatch.setattr("deeprl_cli.training.preflight.check_trackers", lambda cfg: asked.append(cfg.log.to))
+    Lamp.filmed = 0
+    assert verify(place, steps=None, trust=False) == 0
+    assert (asked, Lamp.filmed) == ([[]], 0)
