@@ -27,11 +27,12 @@ from deeprl_cli.reports.picture import NAMES
 from deeprl_cli.runs.catalogue import last_used
 from deeprl_cli.runs.folder import NUMERICS, read_config, read_summary
 from deeprl_cli.runs.overview import overview
+from deeprl_cli.runs.reading import code_named
 
 RETURNS = ("eval/return_mean", "rollout/return_mean")
-FINISHED = "finished"
+FAILED = "failed"
 _ENDED = {
-    "failed": "The run failed: its numbers are those until then.",
+    FAILED: "The run failed: its numbers are those until then.",
     "killed": "The run has left no last words (it was killed): its numbers are those until then.",
     "interrupted": "The run was stopped before its end: its numbers are those until then.",
     "running": "The run is still under way: its numbers are those so far.",
@@ -89,6 +90,8 @@ def _warnings(
 ) -> list[str]:
     """What a reader of the numbers has to know."""
     found = [_ENDED[told["status"]]] if told["status"] in _ENDED else []
+    if told["status"] == FAILED and summary.get("error"):
+        found.append(f"Why: {summary['error']}")
     seeds, skipped = summary.get("seeds") or list(tables), summary.get("skipped_updates") or []
     lost = [f"{count} of seed {seed}" for seed, count in zip(seeds, skipped, strict=False) if count]
     if lost:
@@ -234,7 +237,7 @@ def _machine(config: Mapping[str, Any]) -> Block:
 
 
 def _commands(folder: Path, config: Mapping[str, Any], origins: Recorded) -> list[tuple[str, str]]:
-    name, trust = quote(str(folder)), " --trust" if ":" in str(config["env"]["id"]) else ""
+    name, trust = quote(str(folder)), " --trust" if code_named(config, training=False) else ""
     found = []
     if origins.overrides:
         settled = f" (auto came to {', '.join(origins.settled)})" if origins.settled else ""

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Sequence
 
 from deeprl_cli.errors import TrainingError, UserError
+from deeprl_cli.plugins.classes import where_raised
 from deeprl_cli.training.share import Share
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)  # full, gone, or not ours
@@ -45,6 +46,11 @@ def bad_tensor(shares: Sequence[Share]) -> str | None:
             if (found := share.watch.bad_tensor(index)) is not None:
                 return f"seed {seed}: {found}"
     return None
+
+
+def in_a_line(error: BaseException) -> str:
+    """For summary.json; of what isn't the user's to mend, with its kind and place."""
+    return first_line(error) if isinstance(error, UserError) else where_raised(error)
 
 
 def first_line(error: BaseException) -> str:

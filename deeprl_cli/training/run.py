@@ -38,7 +38,7 @@ from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
 from deeprl_cli.training.assemble import assemble, make_trainer, resolved_hardware
 from deeprl_cli.training.base import Trainer
 from deeprl_cli.training.callbacks import Callbacks, make_callbacks
-from deeprl_cli.training.failures import explained, first_line
+from deeprl_cli.training.failures import explained, first_line, in_a_line
 from deeprl_cli.training.farewell import farewell, schedule_notes, span
 from deeprl_cli.training.launch import (
     asked_to_stop,
@@ -151,10 +151,16 @@ def carry_out(
         def asked() -> bool:
             return signals.requested() or asked_to_stop()
 
-        def record(share: Share, status: str, final: tuple[Evaluation, Evaluation] | None = None) -> dict[str, Any]:
-            summary = summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status)
+        def record(
+            share: Share,
+            status: str,
+            final: tuple[Evaluation, Evaluation] | None = None,
+            error: BaseException | None = None,
+        ) -> dict[str, Any]:
+            why = None if error is None else in_a_line(error)
+            summary = summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status, why)
             write_summary(own_dirs[trainer.shares.all.index(share)], summary)
-            why = f": {summary['reason']}" if summary["reason"] else ""
+            why = f": {why or summary['reason']}" if why or summary["reason"] else ""
             share.outlet.logger.text("status", f"{status} at step {trainer.steps}{why}")  # a curve doesn't say it
             best = final[1].return_mean[share.members] if final else []
             share.outlet.logger.ends(trainer.steps, status, best, summary)
@@ -163,7 +169,7 @@ def carry_out(
 
         def ended(share: Share) -> None:
             if share.reason is None:
-                record(share, "failed")
+                record(share, "failed", error=share.failed)
             else:
                 record(share, "finished", own_last_words(share, trainer, asked))
             left(share)
@@ -181,6 +187,7 @@ def carry_out(
         elif seen.transcripts and trainer.shares.alone:
             progress.message(show_transcripts(policy, cfg, "before training"))
         status, final = "failed", None
+        failed: Exception | None = None
         try:
             trainer.run()
             parts.close()
@@ -195,9 +202,10 @@ def carry_out(
             if isinstance(stop, KeyboardInterrupt):
                 raise
         except Exception as error:
+            failed = error
             if ranks.lost():
                 raise
-            told = explained(trainer.shares.going, trainer.steps, error)
+            failed = told = explained(trainer.shares.going, trainer.steps, error)
             if told is error:
                 raise
             raise told from error
@@ -205,7 +213,7 @@ def carry_out(
             with suppress(*([OSError] if status == "failed" else [])):  # the disk may be what failed
                 for share in trainer.shares:
                     if not share.left:
-                        summary = record(share, status, final)
+                        summary = record(share, status, final, failed)
     if ranks.rank() == 0 and trainer.shares.alone:
         progress.message(farewell(run_dir, cfg, summary))
     if signals.received is not None:

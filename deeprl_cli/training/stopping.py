@@ -60,7 +60,7 @@ class Ending:
     all ranks."""
 
     def __init__(self, cfg: RunConfig, shares: Shares) -> None:
-        self.stop, self.shares, self.asked = cfg.stop, shares, False
+        self.stop, self.total_steps, self.shares, self.asked = cfg.stop, cfg.total_steps, shares, False
         self._iterations = 0
 
     def due(self, stopping: Callable[[], bool], seconds: float, length: int) -> bool:
@@ -80,8 +80,10 @@ class Ending:
         return self.shares.over or self.asked
 
     def look(self, evaluations: Sequence[Sequence[float]], step: int, save: Callable[[Sequence[Share]], None]) -> None:
-        """At the `evaluations` of all members: a run that has reached its goal ends. One of several does so at once,
-        with its checkpoint and its final evaluation, and the others go on."""
+        """At the `evaluations` of all members: a run that has reached its goal ends, unless this is its end anyway. One
+        of several does so at once, with its checkpoint and its final evaluation, and the others go on."""
+        if step >= self.total_steps:
+            return
         for share in self.shares.going:
             reason = reached(self.stop, evaluations[share.members])
             if reason is None or len(self.shares.going) == 1:

@@ -15,9 +15,10 @@ def summarise(
     compile_seconds: float,
     final: tuple[Evaluation, Evaluation] | None,
     status: str,
+    error: str | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json, of one of the runs that train together. Without a final evaluation (last, best),
-    `eval` tells of those during training; null where there was none."""
+    `eval` tells of those during training; null where there was none. `error`: why it failed."""
     cfg, own, first_step = share.job, share.members, trainer.first_step_at
     last = final[0] if final else trainer.last_evaluation
     return {
@@ -40,4 +41,5 @@ def summarise(
         },
         "status": status,
         "reason": share.reason if status == "finished" else None,
+        "error": error,
     }

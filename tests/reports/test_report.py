@@ -132,6 +132,23 @@ def test_runs_that_did_not_end_well(status, rows, said):
     assert said in page_of(make_run("runs/a", status=status, rows=rows)).text
 
 
+def test_a_failed_run_says_why():
+    run = make_run("runs/a", status="failed")
+    told = json.loads((run / "summary.json").read_text())
+    write_summary(run, told | {"error": f"ValueError: {EVIL}"})
+    assert f"Why: ValueError: {EVIL}" in page_of(run).text
+
+
+def test_commands_ask_for_trust_where_the_run_names_code():
+    run = make_run("runs/a", *SHORT)
+    assert "--trust" not in page_of(run).text
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("wrappers: []", "wrappers: ['mine:Wrapper']"))
+    assert f"deeprl eval {run} --trust" in page_of(run).text
+    assert code(run, "--card") == 0
+    assert "trust=True" in (run / "README.md").read_text()
+
+
 def test_without_an_evaluation_training_returns_are_shown_as_that():
     run = make_run("runs/a", status="failed")
     table = run / "seed_0" / "metrics.csv"

@@ -69,12 +69,15 @@ def test_an_environment_that_raises(name, tmp_path, faulty):
     assert where.startswith(f"deeprl: {run}: stopped at step ")
     assert "the last whole checkpoint is of step " in where
     assert where.endswith(f": mend it, then `deeprl resume {run}`")
-    assert read_summary(run)["status"] == "failed"
+    summary = read_summary(run)
+    assert summary["status"] == "failed"
+    assert summary["error"].startswith("ZeroDivisionError: the physics blew up (faulty.py:")
     faulty(None)
     resume(run, [])
     for folder in (run, whole):
         (folder / "checkpoints" / "best").mkdir()  # nothing was evaluated
     assert left(run) == left(whole)
+    assert read_summary(run)["error"] is None
 
 
 def test_tensorboard_says_that_a_run_has_failed_until_it_goes_on(tmp_path, faulty):

@@ -191,6 +191,12 @@ def test_of_runs_that_train_as_one_each_ends_at_its_own_goal(tmp_path, monkeypat
     assert read_summary(first)["total_steps"] == 256
 
 
+def test_a_goal_that_is_reached_at_the_end_ends_nothing(tmp_path):
+    run, _ = trained(short_run("ppo", tmp_path / "run", "eval.every=240", "total_steps=240", "stop.return=-1e9"))
+    assert read_summary(run)["total_steps"] >= 240
+    assert read_summary(run)["reason"] is None
+
+
 @pytest.mark.slow  # processes that start, and load torch
 @pytest.mark.parametrize(
     "options", [["hardware.ranks=2"], ["hardware.workers=2", "algo=a3c"]], ids=["ranks", "workers"]
