@@ -31,6 +31,7 @@ Ctrl-C stops it, and the same command goes on (or deeprl tune STUDY). Typed in s
 
 Flags:
   --pbt                  population-based training instead: values change on the way, and a schedule is found
+  --trust                of a STUDY: run the code that it names: an environment module:Id, wrappers, an algorithm's file
   -h, --help             this text
 """
 
@@ -40,24 +41,25 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--pbt", action="store_true")
+    parser.add_argument("--trust", action="store_true")
     flags = parser.parse_intermixed_args(arguments)
     if flags.help:
         print(HELP.format(keys=_keys()), end="")
         return 0
     if importlib.util.find_spec("optuna") is None:
         raise UserError("deeprl tune needs Optuna: pip install 'deeprl-cli[tune]'")
-    return tune([*flags.words, *["method=pbt"] * flags.pbt])
+    return tune([*flags.words, *["method=pbt"] * flags.pbt], trust=flags.trust)
 
 
-def tune(words: Sequence[str]) -> int:
-    """Begin a study, or go on with one; the exit code. Raises UserError."""
+def tune(words: Sequence[str], *, trust: bool = False) -> int:
+    """Begin a study, or go on with one, which may name code if `trust`; the exit code. Raises UserError."""
     from deeprl_cli.config.slips import refuse_twice
 
     refuse_twice(words)
     wait_politely()
     from deeprl_cli.tuning.start import opened
 
-    plan = opened(words)
+    plan = opened(words, trust)
 
     from deeprl_cli.tuning.work import work
 

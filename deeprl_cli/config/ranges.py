@@ -11,8 +11,8 @@ import yaml
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 
 from deeprl_cli.config.compose import build_run_config, run_values
-from deeprl_cli.config.files import GROUPS, config_dir, group_options
-from deeprl_cli.config.overrides import parse_one
+from deeprl_cli.config.files import GROUPS, config_dir, group_options, option_file
+from deeprl_cli.config.overrides import NAMES, parse_one
 from deeprl_cli.errors import ConfigError, nearest
 from deeprl_cli.schema.domain import Domain, Scale
 from deeprl_cli.schema.run import RunConfig
@@ -80,7 +80,7 @@ def space(algo: str) -> list[Domain]:
         raise ConfigError(
             f"there is no tune/{algo}.yaml: say what to search, for example 'algo.lr=interval(1e-5,1e-2)'"
         )
-    kept = yaml.safe_load((config_dir() / "tune" / f"{algo}.yaml").read_text(encoding="utf-8"))
+    kept = yaml.safe_load(option_file("tune", algo).read_text(encoding="utf-8"))
     return [domain(parse_one(f"{key}={text}")) for key, text in kept.items()]
 
 
@@ -91,6 +91,8 @@ def domain(override: Override) -> Domain:
     head = key.split(".")[0]
     if key in GROUPS:
         raise ConfigError(f"'{text}': a study tunes one {key}; for several, deeprl train -m {shlex.quote(text)}")
+    if key in NAMES or key.startswith("env.wrappers"):
+        raise ConfigError(f"'{text}': all trials of a study have the same {key}: give one value")
     if head not in SEARCHED or "." not in key:
         hint = "; for several seeds of each trial, seeds=3" if key == "seed" else ""
         raise ConfigError(f"'{text}': a range is for keys of {', '.join(f'{name}.…' for name in SEARCHED)}{hint}")

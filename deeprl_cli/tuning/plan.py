@@ -15,6 +15,7 @@ from deeprl_cli.config.overrides import parse_one
 from deeprl_cli.config.ranges import Words, checked, defaults, settings, space, taken_apart, with_values
 from deeprl_cli.config.ranges import domain as domain_of
 from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.plugins.files import short
 from deeprl_cli.runs.folder import atomic_write, slug
 from deeprl_cli.schema.domain import Domain
 from deeprl_cli.schema.members import kind, own_keys
@@ -90,7 +91,13 @@ class Plan:
 
     def config(self, values: Mapping[str, Any]) -> RunConfig:
         """A trial's run. Raises ConfigError where its values don't go together."""
-        return build_run_config(with_values(self.trial, values))
+        return build_run_config(with_values(self.trial, self._searched(values)))
+
+    def _searched(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same. Raises UserError for a key that isn't searched: what a file says of a trial is no way to set it."""
+        if other := sorted(set(values) - {one.key for one in self.domains}):
+            raise UserError(f"{self.folder}: damaged: a trial has a value of {other[0]}, which isn't searched")
+        return values
 
     def run_of(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04}"
@@ -105,7 +112,7 @@ class Plan:
 
     def fresh(self, values: Mapping[str, Any], name: str) -> RunConfig:
         """The run of the comparison at the end: as typed, on seeds that no trial had."""
-        cfg = build_run_config(with_values(self.typed, values))
+        cfg = build_run_config(with_values(self.typed, self._searched(values)))
         place = str(self.final_run(name))
         fresh = self.settings.fresh_seeds
         return dataclasses.replace(cfg, seed=self.first_fresh, seeds=fresh, run_dir=place, name=name)
@@ -147,6 +154,7 @@ def new(words: Sequence[str]) -> Plan:
     plan = Plan(_folder(own, typed), list(words), own, domains, typed, _of_a_trial(found, own, typed))
     plan.config({})
     _check_steps(plan)
+    _check_ages(plan)
     return stacking(plan, bool(found.domains)) if plan.pbt else plan
 
 
@@ -166,6 +174,16 @@ def _check_steps(plan: Plan) -> None:
     if steps is not None and steps < least:
         raise ConfigError(
             f"steps={steps}: one trial takes {least} (total_steps={plan.total_steps}, seeds={plan.seeds})"
+        )
+
+
+def _check_ages(plan: Plan) -> None:
+    ages = [0, *plan.ages]
+    if len(set(ages)) < len(ages):
+        key = "generations" if plan.pbt else "rungs"
+        raise ConfigError(
+            f"{key}={getattr(plan.settings, key)}: too many for total_steps={plan.total_steps}: trials would be "
+            f"compared at steps {', '.join(map(str, plan.ages))}"
         )
 
 
@@ -199,7 +217,7 @@ def _of_a_trial(found: Words, own: TuneConfig, typed: Mapping[str, Any]) -> dict
 def _folder(own: TuneConfig, typed: Mapping[str, Any]) -> Path:
     if own.study is not None:
         return Path(own.study).expanduser()
-    parent = STUDIES / slug(str(typed["algo"]["name"])) / slug(str(typed["env"]["id"]))
+    parent = STUDIES / slug(short(str(typed["algo"]["name"]))) / slug(str(typed["env"]["id"]))
     return parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 

@@ -24,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.plugins.classes import said
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.runs.lock import held
 from deeprl_cli.tuning.plan import Plan
@@ -88,7 +89,7 @@ class Store:
             )
         except Exception as error:
             where = plan.settings.storage or plan.folder / JOURNAL
-            raise UserError(f"storage={where}: can't be opened ({str(error).splitlines()[0]})") from error
+            raise UserError(f"storage={where}: can't be opened ({said(error)})") from error
 
     # ---- units -----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import Any
 
 import yaml
@@ -12,6 +12,7 @@ import yaml
 from deeprl_cli.config.compose import run_values
 from deeprl_cli.config.ranges import with_values
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.files import is_source, short
 from deeprl_cli.reports.cells import interval, number
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.tuning.plan import Plan
@@ -45,7 +46,7 @@ def write_tuned(plan: Plan, text: str) -> list[Path]:
     """Write it into the study's folder, and where `out` says; the folders. Raises UserError where the disk refuses."""
     folders = [plan.folder] + ([Path(plan.settings.out).expanduser()] if plan.settings.out is not None else [])
     for folder in folders:
-        path = folder / "tuned" / str(plan.typed["algo"]["name"]) / f"{plan.typed['env']['id']}.yaml"
+        path = folder / "tuned" / f"{name_of(plan)}.yaml"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, text.encode())
@@ -54,9 +55,15 @@ def write_tuned(plan: Plan, text: str) -> list[Path]:
     return folders
 
 
+def name_of(plan: Plan) -> str:
+    """`ppo/CartPole-v1`"""
+    return f"{short(str(plan.typed['algo']['name']))}/{plan.typed['env']['id']}"
+
+
 def how_to_use(plan: Plan, folder: Path) -> str:
     algo, env = plan.typed["algo"]["name"], plan.typed["env"]["id"]
-    return f"deeprl train algo={algo} env={env} {quote(f'hydra.searchpath=[file://{folder.resolve()}]')}"
+    words = [f"algo={algo}", f"env={env}", *([f"tuned={name_of(plan)}"] if is_source(algo) else [])]
+    return f"deeprl train {join([*words, f'hydra.searchpath=[file://{folder.resolve()}]'])}"
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from shlex import quote
 from typing import Any
 
 from deeprl_cli.errors import UserError
@@ -24,6 +23,7 @@ from deeprl_cli.tuning.plan import Plan
 from deeprl_cli.tuning.population import settle_population
 from deeprl_cli.tuning.rungs import cost, promotable
 from deeprl_cli.tuning.score import score
+from deeprl_cli.tuning.start import again
 from deeprl_cli.tuning.store import ASKING, Store, Unit
 from deeprl_cli.tuning.unit import Job, Stopped, looked_at, stacks, train_stack
 from deeprl_cli.tuning.verdict import in_words, settle
@@ -54,7 +54,7 @@ def going_on(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Stopped):
-        print(f"go on with it: deeprl tune {quote(str(plan.folder))}", flush=True)
+        print(f"go on with it: {again(plan)}", flush=True)
         raise
 
 

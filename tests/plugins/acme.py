@@ -110,6 +110,7 @@ def write_package(folder: Path) -> Path:
         "acme/configs/env/Acme/Pole-v0.yaml": "defaults: [/env@_here_, _self_]\n"
         "id: Acme/Pole-v0\nmax_episode_steps: 25\n",
         "acme/configs/bench/acme.yaml": "rows: []\n",
+        "acme/configs/tune/acme_ac.yaml": "algo.lr: interval(1e-4, 1e-2)\n",
         "acme-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n",
         "acme-1.0.dist-info/entry_points.txt": "[deeprl.plugins]\nacme = acme.plugin:plugin\n",
         "broken-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n",

@@ -14,6 +14,7 @@ from deeprl_cli.checks.algorithm import check_algorithm
 from deeprl_cli.cli import main
 from deeprl_cli.commands.new import new_algorithm
 from deeprl_cli.config.compose import load_config
+from deeprl_cli.config.ranges import space
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.plugins import installed
@@ -267,3 +268,20 @@ def test_a_changed_file_is_another_graph(here):
     assert second != first
     (here / "keyed.py").write_text((here / "keyed.py").read_text().replace("value.detach() + advantage", "advantage"))
     assert key() not in (first, second)
+
+
+def test_a_study_of_a_plug_ins_algorithm_has_its_space(package):
+    assert [one.key for one in space("acme_ac")] == ["algo.lr"]
+
+
+def test_a_study_of_a_file_leaves_values_that_its_runs_take(here, capsys):
+    new_algorithm("my_tuned", here)
+    own = ["algo=./my_tuned.py", "env=CartPole-v1", *SHORT, "env.max_episode_steps=20", "total_steps=256"]
+    study = ["algo.lr=choice(2e-3,4e-3)", "trials=2", "seeds=1", "fresh_seeds=2"]
+    assert code("tune", *own, *study) == 0
+    (folder,) = Path("runs/tune/my_tuned/CartPole-v1").glob("2*")
+    found = yaml.safe_load((folder / "tuned/my_tuned/CartPole-v1.yaml").read_text())
+    assert found["algo"]["lr"] in (2e-3, 4e-3)
+    search = f"hydra.searchpath=[file://{folder.resolve()}]"
+    cfg = load_config(["algo=./my_tuned.py", "env=CartPole-v1", "tuned=my_tuned/CartPole-v1", search])
+    assert cfg.algo.lr == found["algo"]["lr"]

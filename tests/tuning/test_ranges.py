@@ -88,6 +88,9 @@ def test_choices_that_are_lists_go_through_optuna_as_text():
         (["algo.epochs=1,many"], "algo.epochs=1,many: algo.epochs=many"),
         (["stop.return=100"], "over the same steps"),
         (["algo.lr=0.1", "algo.gama=3"], "unknown key 'algo.gama'"),
+        (["env.id=choice(a,b)"], "the same env.id"),
+        (["env.wrappers=choice([a:B],[])"], "the same env.wrappers"),
+        (["total_steps=10", "halving=3", "rungs=5"], "compared at steps 1, 1, 1, 3, 10"),
     ],
 )
 def test_what_is_refused(words, told):

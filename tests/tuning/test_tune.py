@@ -238,6 +238,10 @@ def test_trials_that_fail(capsys):
     states = {trial.user_attrs["env.kwargs.breaks_at"]: trial.state.name for trial in trials("s")}
     assert states == {0: "COMPLETE", 20: "PRUNED"}
     assert "failed: " in capsys.readouterr().out
+    assert code("tune", "s") == 2, "a module that the study names, and nobody typed"
+    assert "its environment tests.tuning.breaking:Breaking-v0 imports" in capsys.readouterr().err
+    assert code("tune", *words, *broken, "trials=4", "batch=4", "study=s") == 0, "typed"
+    assert code("tune", "s", "--trust") == 0
     broken[1] = "env.kwargs.breaks_at=choice(19,20)"
     assert code("tune", *words, *broken, "trials=4", "study=all") == 2
     assert "every trial so far has failed" in capsys.readouterr().err
