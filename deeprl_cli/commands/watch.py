@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeprl_cli.commands.arguments import Parser, natural, positive
+from deeprl_cli.commands.arguments import Parser, natural, positive, which_weights
 from deeprl_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=positive, metavar="N", help="end after N episodes (never)")
     parser.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times as fast as it is meant (1)")
     parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
-    parser.add_argument("--checkpoint", choices=["best", "last"], help="which weights (best, where there are any)")
+    parser.add_argument(
+        "--checkpoint",
+        type=which_weights,
+        metavar="best|last|STEP",
+        help="which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept",
+    )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
     parser.add_argument("--page", action="store_true", help="the page, even where there is a display")
     parser.add_argument("--port", type=natural, metavar="P", help="of the page (one that is free)")
@@ -63,10 +68,10 @@ def watch(
 ) -> int:
     """Play until `episodes` are over, or until Ctrl-C; the exit code. Raises UserError."""
     from deeprl_cli.runs.catalogue import find
-    from deeprl_cli.runs.folder import find_run, seed_in
+    from deeprl_cli.runs.folder import chosen_seed, find_run
 
     path = find(path)
-    seed = seed_in(path, find_run(path)) if seed is None else seed  # a mistyped folder is told before torch is loaded
+    find_run(path)  # a mistyped folder is told before torch is loaded
 
     from deeprl_cli.deploy.live import Player, has_display
     from deeprl_cli.processes.hardware import threads
@@ -74,8 +79,7 @@ def watch(
 
     run, cfg = read_run(path, trust)
     check_trust(run, cfg, trust)
-    if seed is not None and seed not in cfg.seed_list:
-        raise UserError(f"--seed {seed}: {run} has seeds {', '.join(map(str, cfg.seed_list))}")
+    seed = chosen_seed(path, seed, cfg.seed_list)
     player = Player(run, cfg, cfg.seed if seed is None else seed, checkpoint, stochastic=stochastic)
     page = page or port is not None or not has_display()
     shown: list[float] = []

@@ -197,7 +197,7 @@ def test_ctrl_c_ends_it_with_what_was_seen(whole_run, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["nowhere"], "nowhere: no such folder"),
-    (["RUN", "--seed", "77"], "--seed 77: "),
+    (["RUN", "--seed", "77"], "has no seed 77: this run's are 0, 1"),
     (["RUN", "--speed", "0"], "'0' is not a number above 0"),
     (["RUN", "--speed", "fast"], "'fast' is not a number above 0"),
     (["RUN", "--episodes", "0"], "is not a whole number of at least 1"),
