@@ -252,7 +252,7 @@ _NO_MATCH = -1
 def _count(space: Space, value: Any) -> int | None:
     """None for one observation of `space`, a number for a batch of so many, _NO_MATCH for neither."""
     if isinstance(space, spaces.Dict):
-        if not isinstance(value, Mapping) or value.keys() < space.spaces.keys():
+        if not isinstance(value, Mapping) or not space.spaces.keys() <= value.keys():
             return _NO_MATCH
         return _agreed(_count(part, value[key]) for key, part in space.spaces.items())
     if isinstance(space, spaces.Tuple):

@@ -163,6 +163,6 @@ def _ids(folder: Path) -> dict[str, dict[int, str]]:
         told = json.loads((folder / NAME).read_text(encoding="utf-8"))
         kinds = [kind for kind in (*TRACKERS, *names("trackers")) if kind in told]
         found = {kind: {int(seed): str(name) for seed, name in told[kind].items()} for kind in kinds}
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
     return {kind: ids for kind, ids in found.items() if all(_ID.fullmatch(name) for name in ids.values())}

@@ -128,3 +128,9 @@ def test_atari_screens_frames_and_stacks():
     (stack,) = FrameMemory(3).push([frame])
     assert terms.read(stack, None).form == "stack"
     assert terms.seen([stack]).shape == (1, 3, 84, 84)
+
+
+def test_parts_of_other_names_are_no_observation():
+    terms = own_terms(configured("algo=ppo env=MiniGrid-Empty-5x5-v0"))
+    with pytest.raises(UserError, match=r"an observation of the parts picture is not one or a batch of Dict"):
+        terms.read({"picture": np.zeros(3)}, None)
