@@ -93,7 +93,7 @@ def test_clean_keeps_runs_and_the_environment(tree):
 @pytest.mark.parametrize(("setting", "selection"), [({}, ""), ({"AFTER_CHECK": "1"}, "-m slow")])
 def test_all_tests_run_unless_the_fast_ones_have_just_passed(tree, setting, selection):
     command = make(tree, "-n", "test", **setting).stdout.splitlines()[-1]
-    assert command.split("pytest -n 3 --dist worksteal")[1].strip() == selection
+    assert command.split("pytest -n 3")[1].strip() == selection
 
 
 def test_ci_runs_check_and_test():
