@@ -31,6 +31,11 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--trust", action="store_true", help=trust)
 
+    def takes_checkpoint(self, *also: str) -> None:
+        """--checkpoint, and what else it may be called."""
+        told = "which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept"
+        self.add_argument("--checkpoint", *also, type=which_weights, metavar="best|last|STEP", help=told)
+
 
 @contextmanager
 def stdout_for(json: bool) -> Iterator[Callable[[str], None]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deeprl_cli.commands.arguments import Parser, Weights, natural, positive, stdout_for, which_weights
+from deeprl_cli.commands.arguments import Parser, Weights, natural, positive, stdout_for
 from deeprl_cli.commands.counting import counting
 from deeprl_cli.errors import UserError, warn
 from deeprl_cli.plugins.files import short
@@ -48,12 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--seed", type=natural, metavar="K", help="only this one of a run's seeds (all); RUN/seed_K means it, too"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=which_weights,
-        metavar="best|last|STEP",
-        help="which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept",
-    )
+    parser.takes_checkpoint()
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
     parser.add_argument("--json", action="store_true", help="print the result as JSON: of several runs, a list")
     parser.add_argument("--video", type=Path, metavar="DIR", help="write a video of each seed into this folder")

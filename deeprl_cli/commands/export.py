@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeprl_cli.commands.arguments import Parser, natural, which_weights
+from deeprl_cli.commands.arguments import Parser, natural
 from deeprl_cli.commands.counting import counting
 from deeprl_cli.runs.catalogue import find
 from deeprl_cli.runs.folder import chosen_seed, find_run
@@ -31,13 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--stochastic", action="store_true", help="sample actions, from noise that is a second input of the file"
     )
-    parser.add_argument(
-        "--checkpoint",
-        "--which",
-        type=which_weights,
-        metavar="best|last|STEP",
-        help="which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept",
-    )
+    parser.takes_checkpoint("--which")
     parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
     flags = parser.parse_args(arguments)
     path = find(flags.run)

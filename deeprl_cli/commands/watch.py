@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeprl_cli.commands.arguments import Parser, natural, positive, which_weights
+from deeprl_cli.commands.arguments import Parser, natural, positive
 from deeprl_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=positive, metavar="N", help="end after N episodes (never)")
     parser.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times as fast as it is meant (1)")
     parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
-    parser.add_argument(
-        "--checkpoint",
-        type=which_weights,
-        metavar="best|last|STEP",
-        help="which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept",
-    )
+    parser.takes_checkpoint()
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
     parser.add_argument("--page", action="store_true", help="the page, even where there is a display")
     parser.add_argument("--port", type=natural, metavar="P", help="of the page (one that is free)")
