@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeprl_cli.data.memory import free_bytes, memory_bytes
+from deeprl_cli.envs.look import Look
 from deeprl_cli.errors import UserError
 from deeprl_cli.policy import Policy
 from deeprl_cli.processes import hardware as hw
@@ -32,9 +33,10 @@ TELLING = 5.0  # times as long, and what is done once at the start no longer cou
 EVERY = 5.0  # seconds between words on how far it is
 
 
-def check(cfg: RunConfig) -> str:
-    """What was found, as text. Raises UserError, as the run itself would, for whatever can't work."""
-    seen = preflight(cfg)
+def check(cfg: RunConfig, seen: Look | None = None) -> str:
+    """What was found, as text; `seen` saves another look at the environment. Raises UserError, as the run itself would,
+    for whatever can't work."""
+    seen = preflight(cfg, seen=seen)
     short = in_one_process(cfg)  # what a worker does, alone
     if isinstance(cfg.algo, ReplayConfig):  # the update is what is looked at, not the random steps before it
         starts = min(cfg.algo.learning_starts, cfg.algo.batch_size)

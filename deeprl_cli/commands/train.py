@@ -13,6 +13,7 @@ from deeprl_cli.errors import UserError, nearest
 from deeprl_cli.processes.waiting import wait_politely
 
 if TYPE_CHECKING:
+    from deeprl_cli.envs.look import Look
     from deeprl_cli.schema.run import RunConfig
 
 HELP = """\
@@ -107,14 +108,14 @@ def _searching(folders: Sequence[str], overrides: Sequence[str]) -> list[str]:
 
 def _train(overrides: Sequence[str]) -> int:
     wait_politely()
-    cfg = _configuration(overrides)
+    cfg, seen = _configuration(overrides)
 
     from deeprl_cli.training.launch import run_before_restart
     from deeprl_cli.training.run import train
 
     interrupted = run_before_restart(cfg)
     if interrupted is None:
-        train(cfg)  # its first act is the preflight
+        train(cfg, seen=seen)  # its first act is the preflight
     else:
         from deeprl_cli.commands.resume import resume
 
@@ -122,23 +123,23 @@ def _train(overrides: Sequence[str]) -> int:
     return 0
 
 
-def _configuration(overrides: Sequence[str]) -> RunConfig:
-    """Checked in the order of what it costs: keys, the environment's id, and, torch loaded, the algorithm's values."""
-    from deeprl_cli.config.compose import build_run_config, run_values
-    from deeprl_cli.envs.ids import check_id
+def _configuration(overrides: Sequence[str]) -> tuple[RunConfig, Look]:
+    """The configuration, and a look at its environment. What torch isn't needed for is checked before it is loaded."""
+    from deeprl_cli.config.compose import build_run_config
+    from deeprl_cli.config.early import early_look, early_values
 
-    values = run_values(overrides)
-    check_id(values["env"])
-    return build_run_config(values)
+    values = early_values(overrides)
+    seen = early_look(values)
+    return build_run_config(values), seen
 
 
 def _check(overrides: Sequence[str]) -> int:
     wait_politely()  # as the run will
-    cfg = _configuration(overrides)
+    cfg, seen = _configuration(overrides)
 
     from deeprl_cli.commands.check import check
 
-    print(check(cfg))
+    print(check(cfg, seen))
     return 0
 
 

@@ -57,6 +57,12 @@ def tune(words: Sequence[str], *, trust: bool = False) -> int:
 
     refuse_twice(words)
     wait_politely()
+    if all("=" in word for word in words):  # a new study: its mistakes are told before torch is loaded
+        from deeprl_cli.config.ranges import checked, settings, taken_apart
+
+        found = taken_apart(words)
+        settings(found.own)
+        checked(found.overrides, found.domains)
     from deeprl_cli.tuning.start import opened
 
     plan = opened(words, trust)

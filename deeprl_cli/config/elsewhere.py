@@ -1,8 +1,7 @@
-"""What others call it: the names of Stable-Baselines3 (its RL Zoo and contrib, too), CleanRL and RLlib, and what to
-type here instead.
+"""The names of other libraries, and what to type here instead: Stable-Baselines3 (with RL Zoo and contrib), CleanRL
+and RLlib.
 
-One table: a key that isn't ours is looked up in it, and docs/coming_from.md shows it (`python -m
-docs.write_coming_from`).
+An unknown key is looked up in this table. docs/coming_from.md shows it (`python -m docs.write_coming_from`).
 """
 
 from __future__ import annotations
@@ -11,15 +10,17 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from deeprl_cli.errors import nearest
+
 LIBRARIES = {"sb3": "Stable-Baselines3", "cleanrl": "CleanRL", "rllib": "RLlib"}
 PARENTS = ("", "algo", "args", "config", "hardware", "model", "policy_kwargs", "replay_buffer_config", "training")
 
 
 @dataclass(frozen=True)
 class Name:
-    """One thing. `here`: what to type, `{}` being the value; of several, the first whose keys the algorithm has.
-    Nothing: it doesn't exist here, and `note` says what to do. The others' names are separated by spaces. `values`:
-    what to type for a certain value."""
+    """One option, and its names in other libraries, separated by spaces. `here`: what to type, with `{}` for the value;
+    if there are several, the first whose keys the algorithm has. If it is empty, the option doesn't exist here, and
+    `note` says what to do. `values`: what to type for certain values."""
 
     here: tuple[str, ...] = ()
     sb3: str = ""
@@ -59,16 +60,16 @@ TABLE: dict[str, tuple[Name, ...]] = {
         _key("hardware.threads={}", sb3="num_threads"),
         _key("hardware=multiprocess hardware.ranks={}", rllib="num_learners"),
         _key("run_dir={}", sb3="tensorboard_log log_folder save_path", cleanrl="exp_name",
-             rllib="storage_path local_dir", note="event files for TensorBoard are written into it by themselves"),
+             rllib="storage_path local_dir", note="TensorBoard's event files are always written into it"),
         _key("log.every={}", sb3="log_interval"),
         _key("init_from={}", sb3="trained_agent", rllib="restore",
-             note="its weights; deeprl resume RUN goes on with the run itself"),
-        _none("a run says how it gets on by itself: leave it out", sb3="verbose progress_bar progress",
+             note="starts with its weights; deeprl resume RUN goes on with the run itself"),
+        _none("a run always shows its progress: leave it out", sb3="verbose progress_bar progress",
               rllib="log_level"),
         _none("a seed always gives the same numbers: leave it out", cleanrl="torch_deterministic"),
         _key("log.to=[wandb]", sb3="track wandb", cleanrl="track"),
         _key("log.project={}", sb3="wandb_project_name", cleanrl="wandb_project_name"),
-        _none("W&B's own variable is WANDB_ENTITY: leave it out", sb3="wandb_entity", cleanrl="wandb_entity"),
+        _none("set W&B's environment variable WANDB_ENTITY instead", sb3="wandb_entity", cleanrl="wandb_entity"),
         _none("weights are always kept, best and last: leave it out", sb3="save_vecnormalize",
               cleanrl="save_model"),
         _none("nothing is uploaded: leave it out", cleanrl="upload_model hf_entity"),
@@ -90,7 +91,7 @@ TABLE: dict[str, tuple[Name, ...]] = {
         _key("env.atari.clip_reward={}", rllib="clip_rewards"),
         _key("'env.wrappers=[…]'", sb3="env_wrapper", note="module:Class, or {class: module:Class, kwargs: {…}}"),
         _none("import the module that registers it with the id: env=module:Id-v0", sb3="gym_packages"),
-        _none("actions are scaled to the environment's bounds by themselves: leave it out",
+        _none("actions are always scaled to the environment's bounds: leave it out",
               rllib="normalize_actions clip_actions"),
     ),
     "Evaluation, checkpoints": (
@@ -102,7 +103,7 @@ TABLE: dict[str, tuple[Name, ...]] = {
         _key("stop.plateau={}", sb3="max_no_improvement_evals", note="counts evaluations"),
         _key("stop.minutes=…", rllib="time_total_s", note="in minutes"),
         _key("checkpoint.replay={}", sb3="save_replay_buffer", rllib="store_buffer_in_checkpoints"),
-        _none("watch the trained policy: deeprl eval RUN --video DIR", sb3="render render_mode",
+        _none("deeprl watch RUN shows the trained policy: leave it out", sb3="render render_mode",
               cleanrl="capture_video", rllib="render_env record_env"),
         _none("deeprl eval acts with the policy's mode, and samples with --stochastic", sb3="deterministic stochastic",
               rllib="explore"),
@@ -116,8 +117,9 @@ TABLE: dict[str, tuple[Name, ...]] = {
              note="relu, tanh, gelu or silu"),
         _none("give its parts: 'algo.hidden=[64,64]' algo.activation=tanh", sb3="policy_kwargs", rllib="model_config"),
         _key("network.share={}", sb3="share_features_extractor", rllib="vf_share_layers"),
-        _none("weights start as the algorithm's paper has them: leave it out", sb3="ortho_init log_std_init"),
-        _none("bytes are divided by the space's bound by themselves: leave it out", sb3="normalize_images"),
+        _key("algo.orthogonal={}", sb3="ortho_init"),
+        _key("algo.log_std_init={}", "algo.sde.log_std_init={}", sb3="log_std_init"),
+        _none("bytes of images are always divided by the space's bound: leave it out", sb3="normalize_images"),
         _none("networks are chosen by network=…: docs/networks.md",
               sb3="features_extractor_class features_extractor_kwargs", rllib="custom_model conv_filters"),
         _none("there are no recurrent networks: env.frame_stack=4 shows the last steps", sb3="lstm_hidden_size",
@@ -161,10 +163,14 @@ TABLE: dict[str, tuple[Name, ...]] = {
         _key("algo.kl.mode=penalty", rllib="use_kl_loss", true="algo.kl.mode=penalty", false="algo.kl.mode=none"),
         _none("nothing clips the value's loss: leave it out", sb3="clip_range_vf", cleanrl="clip_vloss",
               rllib="vf_clip_param"),
-        _none("there is no state-dependent exploration: leave it out",
-              sb3="use_sde sde_sample_freq use_sde_at_warmup full_std use_expln squash_output"),
+        _key("algo.sde.enabled={}", sb3="use_sde", note="state-dependent exploration"),
+        _key("algo.sde.sample_every={}", sb3="sde_sample_freq"),
+        _key("algo.sde.warm_up={}", sb3="use_sde_at_warmup"),
+        _none("state-dependent exploration (algo.sde.enabled) is RL Zoo's, without this option: leave it out",
+              sb3="full_std use_expln squash_output"),
         _none("minibatches are drawn anew in each epoch: leave it out", rllib="shuffle_batch_per_epoch"),
         _none("algo=a2c and algo=ppo have a critic, algo=reinforce algo.baseline=none has none", rllib="use_critic"),
+        _key("algo.sub_sampling={}", sb3="sub_sampling_factor"),
         _key("algo.cg_iterations={}", sb3="cg_max_steps"),
         _key("algo.cg_damping={}", sb3="cg_damping"),
         _key("algo.backtrack_steps={}", sb3="line_search_max_iter"),
@@ -200,9 +206,9 @@ TABLE: dict[str, tuple[Name, ...]] = {
         _key("algo.alpha_init={}", rllib="initial_alpha"),
         _key("algo.target_entropy={}", sb3="target_entropy", rllib="target_entropy"),
         _none("replay memories learn from single steps: leave it out", rllib="n_step"),
-        _none("a replay memory is one kind, drawn from uniformly, its frames held once: leave it out",
+        _none("the only replay memory draws uniformly and stores each frame once: leave it out",
               sb3="replay_buffer_class replay_buffer_kwargs optimize_memory_usage"),
-        _none("Q-networks have one value for each action, no duel, no noise, no distribution: leave it out",
+        _none("there are no dueling, noisy or distributional Q-networks: leave it out",
               cleanrl="n_atoms v_min v_max", rllib="dueling noisy sigma0 num_atoms v_min v_max"),
     ),
 }  # fmt: skip
@@ -226,8 +232,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 
 def other_name(key: str, value: str, known: Collection[str]) -> str | None:
-    """`Stable-Baselines3's name; here it is algo.rollout_length=2048`, of a key that isn't ours; None where it isn't
-    theirs either. `known`: the dotted keys of the run."""
+    """What to say of another library's name for a key: `that is its name in Stable-Baselines3; here it is
+    algo.rollout_length=2048`. None if no library has it. `known`: the dotted keys of the run."""
     parent, _, leaf = key.strip("-").replace("-", "_").rpartition(".")
     row = row_of(leaf)
     if row is None or parent not in PARENTS:
@@ -235,15 +241,22 @@ def other_name(key: str, value: str, known: Collection[str]) -> str | None:
     if row.here[:1] in ((f"{leaf}={{}}",), (f"algo.{leaf}={{}}",)) and {leaf, f"algo.{leaf}"} & set(known):
         return None  # the same name, only its group is missing or one too many
     whose = [name for library, name in LIBRARIES.items() if leaf in row.names(library)]
-    said = f"{', '.join(whose[:-1])}{' and ' * (len(whose) > 1)}{whose[-1]} call it so"
-    if len(whose) == 1:
-        said = f"{whose[0]} calls it so"
+    said = f"that is its name in {', '.join(whose[:-1])}{' and ' * (len(whose) > 1)}{whose[-1]}"
     if words := typed_here(row, value, known):
         return f"{said}; here it is {words}{f' ({row.note})' if row.note else ''}"
     if row.here:
         needed = sorted({word.partition("=")[0] for here in row.here for word in here.split()})
         return f"{said}; this run's algorithm has no {' or '.join(needed)}: leave it out"
     return f"{said}; here {row.note}"
+
+
+def near_name(key: str, value: str, known: Collection[str]) -> str | None:
+    """The same for a misspelt name: `learnin_rate`."""
+    parent, _, leaf = key.rpartition(".")
+    names = [name for row in ROWS for library in LIBRARIES for name in row.names(library)]
+    found = nearest(leaf, names, cutoff=0.85)
+    said = other_name(f"{parent}.{found[0]}" if parent else found[0], value, known) if found else None
+    return f"'{found[0]}'? {said[0].upper()}{said[1:]}" if said else None
 
 
 def row_of(name: str) -> Name | None:

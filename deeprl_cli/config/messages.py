@@ -1,6 +1,6 @@
-"""The message for an override that is refused: one line with the key, the nearest valid one, and what to type instead.
+"""The message for a refused override: one line with the key, the nearest valid one, and what to type instead.
 
-Plain dictionaries and strings only; `compose.py` finds out what was meant and composed.
+It works on plain dictionaries and strings. `compose.py` composes the values and finds out which override is wrong.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from deeprl_cli.config.elsewhere import other_name, other_option
+from deeprl_cli.config.elsewhere import near_name, other_name, other_option
 from deeprl_cli.errors import ConfigError, did_you_mean, nearest
 
 LISTED = 30  # names shown in one line before it says how many more there are
 
 
 def dotted_keys(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
-    """Every key of nested mappings as a full path, the mappings' own keys included: algo, algo.lr, …"""
+    """Every key of nested mappings as a full path, including the keys of the mappings themselves: algo, algo.lr, …"""
     keys: list[str] = []
     for name, value in values.items():
         keys.append(f"{prefix}{name}")
@@ -25,14 +25,14 @@ def dotted_keys(values: Mapping[Any, Any], prefix: str = "") -> list[str]:
 
 
 def some(names: Iterable[str]) -> str:
-    """The names in one line, the tail as a count."""
+    """The names in one line; if there are many, the first ones and how many more."""
     names = list(names)
     rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + rest
 
 
 def unknown_option(group: str, name: str, options: Sequence[str], hint: str = "") -> ConfigError:
-    """`algo=sca`: no such file in the group."""
+    """For `algo=sca`: the group has no such option."""
     if (other := other_option(group, name)) is not None:
         return ConfigError(f"unknown {group} '{name}': here it is {other}")
     inside = [option for option in options if option.endswith(f"/{name}")]  # deck/ppo
@@ -49,15 +49,15 @@ def unknown_key(
     groups: Sequence[str],
     owned: Mapping[str, Mapping[str, Iterable[str]]],
 ) -> ConfigError:
-    """An override, `key=value`, whose key isn't in the composed `values`.
+    """For an override `key=value` whose key isn't in the composed `values`.
 
-    `owned["algo"]` holds each algorithm's own keys, from below `algo.`, `owned["network"]` each network's, to say whose
-    key it is when it is another's.
+    `owned["algo"]` holds the keys of each algorithm (without `algo.`), `owned["network"]` those of each network. So the
+    message can say which algorithm or network the key belongs to.
     """
     known = dotted_keys(values)
     parent, _, leaf = key.rpartition(".")
     if parent in known and not isinstance(_at(values, parent), Mapping):
-        return ConfigError(f"unknown key '{key}': {parent} holds one value, write {parent}=…")
+        return ConfigError(f"unknown key '{key}': {parent} is a single value: write {parent}=…")
     if (other := other_name(key, value, known)) is not None:
         return ConfigError(f"unknown key '{key}': {other}")
     if parent in ("kwargs", "env_kwargs", "env_config", "env.env_kwargs"):
@@ -74,11 +74,11 @@ def unknown_key(
         if owners:
             chosen = (values.get(group) or {}).get("name", "another")
             return ConfigError(
-                f"unknown key '{key}': it belongs to {group} {', '.join(owners)}, and this run's is {chosen};"
+                f"unknown key '{key}': {group}={chosen} doesn't have it; it belongs to {', '.join(owners)}:"
                 f" leave it out or choose {group}={owners[0]}"
             )
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    last = {name.rpartition(".")[2]: name for name in reversed(known)}  # the outermost of equal last parts
+    last = {name.rpartition(".")[2]: name for name in reversed(known)}  # of keys that end alike, the outermost
     guess = (
         [name for name in known if name.replace(".", "_") == key.replace(".", "_")]  # eval_every=…
         or [group for group in groups if not parent and key.startswith(group)]  # algorithm=…, environment=…
@@ -89,6 +89,8 @@ def unknown_key(
     )
     if guess:
         return ConfigError(f"unknown key '{key}'; did you mean {_either(guess)}?")
+    if (near := near_name(key, value, known)) is not None:
+        return ConfigError(f"unknown key '{key}'; did you mean {near}")
     return ConfigError(f"unknown key '{key}'; {parent or 'a run'} has {some(n.rpartition('.')[2] for n in siblings)}")
 
 

@@ -11,6 +11,7 @@ import yaml
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 
 from deeprl_cli.config.compose import build_run_config, run_values
+from deeprl_cli.config.early import early_values
 from deeprl_cli.config.files import GROUPS, config_dir, group_options, option_file
 from deeprl_cli.config.overrides import NAMES, parse_one
 from deeprl_cli.errors import ConfigError, nearest
@@ -140,10 +141,10 @@ def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 def checked(overrides: Sequence[str], domains: Sequence[Domain]) -> dict[str, Any]:
     """The composed values of the run as typed. Raises ConfigError where it, a range's key, or an end of it is wrong."""
-    values = run_values(overrides)
-    build_run_config(values)
-    if domains:  # keys that there aren't are told by whoever composes
+    values = early_values(overrides)
+    if domains:  # composing refuses a key that doesn't exist
         run_values([*overrides, *(f"{one.key}={as_typed(one.extremes[0])}" for one in domains)])
+    build_run_config(values)
     for one in domains:
         for value in one.extremes:
             try:

@@ -43,7 +43,7 @@ def _refuse_one(word: str) -> None:
             f"'{word}': a run has one first seed; for one run of each write -m seed={match[1].replace(' ', '')}"
         )
     if re.fullmatch(r"\+*env\.kwargs\.render_mode=['\"]?human['\"]?", word):
-        raise ConfigError(f"'{word}': training shows nothing; see the trained policy: deeprl eval RUN --video DIR")
+        raise ConfigError(f"'{word}': training opens no window; to see the trained policy: deeprl watch RUN")
 
 
 def _spaces_around_equals(words: Sequence[str]) -> None:

@@ -230,7 +230,7 @@ class GraphCompiler:
             self.announce(f"loading {name}, compiled by an earlier run")
             if (loaded := self.store.load(place, method)) is not None:
                 return loaded(*args), loaded
-        self.announce(f"compiling {name} (once: kept in the user's cache folder)")
+        self.announce(f"compiling {name}{' (only once: later runs load it)' if self.store else ''}")
         compiled, own = self._compile(name, method)
         if self.store and place:
             made = compiled.aot_compile((args, {}))  # type: ignore[attr-defined]

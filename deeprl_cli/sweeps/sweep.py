@@ -10,9 +10,10 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deeprl_cli.config.compose import Sweep, expand_sweep, load_config, sweep_settings
+from deeprl_cli.config.compose import Sweep, build_run_config, expand_sweep, sweep_settings
+from deeprl_cli.config.early import early_look, early_values
 from deeprl_cli.config.messages import unknown_option
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.processes.cores import available_cores
@@ -21,7 +22,7 @@ from deeprl_cli.runs.folder import slug
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.sweep_folder import label, pairs, varying
 from deeprl_cli.schema.run import MultiprocessConfig, RunConfig, device_of
-from deeprl_cli.schema.typed import PositiveInt, build, to_plain
+from deeprl_cli.schema.typed import PositiveInt, build
 from deeprl_cli.sweeps.engines import ENGINES, Engine, make_engine
 from deeprl_cli.sweeps.job import attempt_unit, write_plan
 from deeprl_cli.sweeps.parallel import run_side_by_side
@@ -101,24 +102,32 @@ def check(sweep: Sweep, engine: Engine | None = None) -> list[tuple[RunConfig, L
 
     One ConfigError names every job that can't run, and why.
     """
-    from deeprl_cli.training.preflight import preflight
-
-    jobs: list[tuple[RunConfig, Look]] = []
     looks: dict[str, Look] = {}
-    refused: list[tuple[str, str]] = []
-    for number, job in enumerate(sweep.jobs):
+    found: dict[int, dict[str, Any]] = {}
+    refused: dict[int, str] = {}
+    for number, job in enumerate(sweep.jobs):  # what needs no torch comes first: mostly that is where a mistake is
         try:
-            cfg = load_config([*sweep.search, *job], number)
-            env = str(to_plain(cfg.env))
-            looks[env] = preflight(cfg if engine is None else _on_any_machine(cfg), seen=looks.get(env))
-            jobs.append((cfg, looks[env]))
+            values = early_values([*sweep.search, *job], number)
+            env = str(values["env"])
+            looks[env] = early_look(values, looks.get(env))
+            found[number] = values
         except UserError as error:
-            refused.append((" ".join(job), str(error)))
-    reasons = {reason for _, reason in refused}
+            refused[number] = str(error)
+    jobs: list[tuple[RunConfig, Look]] = []
+    for number, values in found.items():
+        from deeprl_cli.training.preflight import preflight
+
+        try:
+            cfg = build_run_config(values)
+            seen = looks[str(values["env"])]
+            jobs.append((cfg, preflight(cfg if engine is None else _on_any_machine(cfg), seen=seen)))
+        except UserError as error:
+            refused[number] = str(error)
+    reasons = set(refused.values())
     if len(refused) == len(sweep.jobs) and len(reasons) == 1:
         raise ConfigError(reasons.pop())  # what is wrong with all of them needs saying once
     if refused:
-        lines = [f"{job}: {reason}" for job, reason in refused[:SHOWN]]
+        lines = [f"{' '.join(sweep.jobs[number])}: {refused[number]}" for number in sorted(refused)[:SHOWN]]
         lines += [f"… and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
         total = len(sweep.jobs)
         raise ConfigError("\n".join([*lines, f"{len(refused)} of {total} runs can't start, so none was started"]))

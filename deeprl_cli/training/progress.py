@@ -1,7 +1,8 @@
 """What a person sees while a run trains: a live line on a terminal, a plain line now and then elsewhere.
 
-rich is imported only on a terminal. A thread of its own asks the trainer where it is whenever it draws, a few times a
-second (terminal) or every ten seconds (plain), so that the line moves whatever the trainer is busy with.
+rich is imported only on a terminal. A separate thread asks the trainer where it is whenever it draws: a few times a
+second on a terminal, every ten seconds elsewhere. So the line moves whatever the trainer is busy with. A plain line
+that would say the same again comes less and less often.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 _REDRAWS_PER_SECOND = 5.0
 _NEWS = 0.5  # seconds that a stage lasts before the line names it: shorter ones would flicker
+_LONG = 5.0  # seconds after which the line says how long compiling has taken so far
 _ECHO = 4  # columns left free at the line's end: a terminal writes ^C there, and a full line would break
 _LONGEST_BAR, _SHORTEST_BAR = 30, 8  # columns
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -56,6 +58,7 @@ class Progress:
         self._doing, self._doing_since = "", 0.0
         self._stopping = False
         self._printed_step = -1
+        self._printed = ("", 0.0, 0.0)  # the last plain line: where it was, since when, when it may be said again
         self._terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._console: Console | None = None
         self._live: Live | None = None
@@ -155,10 +158,18 @@ class Progress:
             self.tell()
 
     def tell(self) -> None:
-        """The plain line, where training has begun."""
-        if self._look is not None:
-            self._print(self.line())
-            self._printed_step = self._position().step
+        """The plain line, where training has begun. While nothing moves, the wait for the next one doubles."""
+        if self._look is None:
+            return
+        at, now = self._position(), time.monotonic()
+        where, since, again = f"{at.step} {self._stage}{self._count}", now, now
+        if where == self._printed[0]:
+            since, again = self._printed[1:]
+            if now < again:
+                return
+            again = now + (now - since)
+        self._print(self.line())
+        self._printed_step, self._printed = at.step, (where, since, again)
 
     def _print(self, text: str) -> None:
         # A log in an old encoding must not end a run because of one character it lacks.
@@ -177,9 +188,11 @@ class Progress:
 
     def _stage_text(self, at: Position) -> str:
         """What is under way beside plain training, once it has lasted a moment."""
-        if self._stage:
-            return f"{self._stage}{self._count and f': {self._count}'}"
         now = time.monotonic()
+        if self._stage:
+            lasted = self._compiling_for(now)
+            taken = f", {lasted:.0f} s" if lasted >= _LONG else ""
+            return f"{self._stage}{self._count and f': {self._count}'}{taken}"
         if at.doing != self._doing:
             self._doing, self._doing_since = at.doing, now
         return at.doing if now - self._doing_since >= _NEWS else ""

@@ -63,7 +63,7 @@ def name_of(plan: Plan) -> str:
 def how_to_use(plan: Plan, folder: Path) -> str:
     algo, env = plan.typed["algo"]["name"], plan.typed["env"]["id"]
     words = [f"algo={algo}", f"env={env}", *([f"tuned={name_of(plan)}"] if is_source(algo) else [])]
-    return f"deeprl train {join([*words, f'hydra.searchpath=[file://{folder.resolve()}]'])}"
+    return f"deeprl train {join([*words, '--config-dir', str(folder)])}"
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ One table, in this process: nothing is trained.
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 import types
 import typing
 
 import pytest
 
-from deeprl_cli.algos.registry import SHARED, algorithm_names, get_algorithm
+from deeprl_cli.algos.registry import ONE_KIND, SHARED, OftenGiven, algorithm_names, get_algorithm
 from deeprl_cli.cli import main
 from deeprl_cli.config.elsewhere import LIBRARIES, OPTIONS, ROWS, other_name, other_option
 from deeprl_cli.config.files import GROUPS, algo_keys, group_options
@@ -43,7 +44,7 @@ MISTAKES = {
     "train env.name=CartPole-v1": "write env=CartPole-v1",
     "train env.kwargs.foo=1": "env.kwargs.foo: 'CartPole-v1' doesn't take it; it takes sutton_barto_reward",
     "train env_kwargs.foo=1": "env.kwargs.foo=1",
-    "train env.kwargs.render_mode=human": "see the trained policy: deeprl eval RUN --video DIR",
+    "train env.kwargs.render_mode=human": "to see the trained policy: deeprl watch RUN",
     # algorithms that can't take the actions
     "train algo=sac": "use algo=ppo or algo=dqn or algo=a2c, or env=Pendulum-v1",
     "train algo=dqn env=Pendulum-v1": "use algo=sac or algo=ppo or algo=td3, or env=CartPole-v1",
@@ -59,14 +60,16 @@ MISTAKES = {
     "train seed=[3,4]": "for one run of each write -m seed=3,4",
     "train seeds=0": "seeds=0: must be at least 1",
     # the words of others
-    "train algo.learning_rate=1e-3": "Stable-Baselines3 and CleanRL call it so; here it is algo.lr=1e-3",
+    "train algo.learning_rate=1e-3": "that is its name in Stable-Baselines3 and CleanRL; here it is algo.lr=1e-3",
+    "train algo.learnin_rate=1e-3": "did you mean 'learning_rate'? That is its name in Stable-Baselines3 and CleanRL",
+    "train use_sde=True": "here it is algo.sde.enabled=True (state-dependent exploration)",
     "train learning_rate=1e-3 algo=sac": "here it is algo.lr_actor=1e-3 algo.lr_critic=1e-3 algo.lr_alpha=1e-3",
     "train lr=1e-3 algo=td3": "here it is algo.lr_actor=1e-3 algo.lr_critic=1e-3",
     "train n_steps=2048": "here it is algo.rollout_length=2048",
     "train algo=dqn n_steps=3": "this run's algorithm has no algo.rollout_length: leave it out",
     "train ent_coef=0.1 algo=sac": "here it is algo.alpha=0.1",
     "train tau=0.005 algo=sac": "here it is algo.rho=null algo.tau=0.005",
-    "train algo.tau=0.005 algo=sac": "write algo.rho=0.995, or add algo.rho=null",
+    "train algo.tau=0.005 algo=sac env=Pendulum-v1": "write algo.rho=0.995, or add algo.rho=null",
     "train buffer_size=1e5 algo=dqn": "here it is algo.buffer_capacity=1e5",
     "train net_arch=[64,64]": "here it is 'algo.hidden=[64,64]'",
     "train 'policy_kwargs=dict(net_arch=[64])'": "give each part a key of its own",
@@ -78,7 +81,7 @@ MISTAKES = {
     "train network=MlpPolicy": "here it is network=mlp",
     "train algo=DDQN": "here it is algo=dqn algo.double=double",
     "train total_timesteps=1e5": "here it is total_steps=1e5",
-    "train verbose=1": "here a run says how it gets on by itself: leave it out",
+    "train verbose=1": "here a run always shows its progress: leave it out",
     "train --env-id CartPole-v1": "keys are written without dashes: env=CartPole-v1",
     "train --algo sac --learning-rate=1e-3": "without dashes: algo=sac algo.lr_actor=1e-3 algo.lr_critic=1e-3",
     "train --track": "log.to=[wandb]",
@@ -247,12 +250,40 @@ def test_options_that_exist_are_not_renamed():
 
 
 def test_fields_of_one_name_have_one_type():
-    """`registry.run_config` checks the shared ones before the algorithm's own class is loaded."""
+    """`registry.check_values` checks them before the algorithm's own class is loaded."""
     for name in algorithm_names():
         own = typing.get_type_hints(get_algorithm(name).Config, include_extras=True)
-        for shared in SHARED:
+        for shared in (*SHARED, OftenGiven):
             theirs = typing.get_type_hints(shared, include_extras=True)
             assert {key: own[key] for key in theirs if key in own} == {k: v for k, v in theirs.items() if k in own}
+
+
+def test_kinds_of_actions_are_known_before_an_algorithm_is_loaded():
+    everything = {"Discrete", "Box", "MultiDiscrete", "MultiBinary"}
+    for name in algorithm_names():
+        taken = {kind.__name__ for kind in get_algorithm(name).action_spaces}
+        assert taken == ({ONE_KIND[name]} if name in ONE_KIND else everything)
+
+
+def test_told_before_torch_is_loaded():
+    """Loading it takes seconds; none of these needs it."""
+    typed = [
+        "train algo.lr=-1", "train algo.lrr=1", "train algo=sac", "train env.kwargs.foo=1", "train env=nowhere:Arm-v0",
+        "train -m algo.lrr=1,2", "train --check algo=sac", "tune trials=0", "tune algo.lrr=interval(1,2)",
+    ]  # fmt: skip
+    program = f"""
+import sys
+sys.modules["torch"] = None
+from deeprl_cli.cli import main
+for typed in {typed}:
+    try:
+        main(typed.split())
+    except SystemExit as stop:
+        assert stop.code == 2, typed
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    assert [line[:8] for line in told.stderr.splitlines()] == ["deeprl: "] * len(typed)
 
 
 def test_the_page_shows_the_table():

@@ -346,9 +346,9 @@ def test_extra_inputs_join_the_features(overrides):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ("network=mlp network.tilings=4", "'network.tilings': it belongs to network linear, and this run's is mlp"),
-        ("tilings=4", "it belongs to network linear"),
-        ("network=linear network.hidden=[8]", "it belongs to network auto, cnn, mlp, and this run's is linear"),
+        ("network=mlp network.tilings=4", "'network.tilings': network=mlp doesn't have it; it belongs to linear"),
+        ("tilings=4", "it belongs to linear"),
+        ("network=linear network.hidden=[8]", "network=linear doesn't have it; it belongs to auto, cnn, mlp"),
         ("network=tabular network.share=true", "and this run's is tabular"),
         ("network=linear network.feature=tiles", "did you mean 'network.features'"),
         ("network=linear network.features=tile", "did you mean 'tiles'"),

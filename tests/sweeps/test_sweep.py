@@ -97,7 +97,7 @@ def test_jobs_that_cant_run_are_named_and_nothing_is_written(trained, capsys):
     assert code("algo=ppo,sac", "algo.clip_schedule=linear", "seed=0,1") == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(
-        "deeprl: algo=sac algo.clip_schedule=linear seed=0: unknown key 'algo.clip_schedule': it belongs to algo ppo"
+        "deeprl: algo=sac algo.clip_schedule=linear seed=0: unknown key 'algo.clip_schedule': algo=sac doesn't have it"
     )
     assert lines[-1] == "deeprl: 2 of 4 runs can't start, so none was started"
     assert code("algo=ppo,sac", "seed=0") == 2

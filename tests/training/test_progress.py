@@ -87,6 +87,19 @@ def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
     ]
 
 
+def test_what_does_not_move_is_said_less_and_less_often(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Progress(1000, 1, stream) as progress:
+        progress.follow(lambda: Position(0))
+        progress.status("compiling step")
+        for _ in range(16):
+            clock.now += 10
+            progress.tell()
+        at(progress, 1000, 1.25, 10.0)
+    waited = [line.rpartition(", ")[2] for line in stream.getvalue().splitlines() if ", " in line]
+    assert waited == ["10 s", "20 s", "30 s", "50 s", "90 s"]
+
+
 def test_plain_lines_come_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PLAIN_INTERVAL", 0.01)
     stream, told = io.StringIO(), threading.Event()
@@ -166,7 +179,7 @@ def test_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("width", [10, 30, 60, 80, 100])
-@pytest.mark.parametrize("stage", ["", "compiling step (once: kept in the user's cache folder)"])
+@pytest.mark.parametrize("stage", ["", "compiling step (only once: later runs load it)"])
 def test_the_live_line_is_one_line_and_leaves_room_for_an_echo(monkeypatch, width, stage) -> None:
     """A terminal writes ^C where the cursor is: a line that then breaks is drawn over no more."""
     with live(monkeypatch, Terminal(), width) as progress:

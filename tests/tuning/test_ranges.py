@@ -13,7 +13,7 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.domain import Domain
 from deeprl_cli.tuning import plan as plans
 
-ENVS = {"ddpg": "Pendulum-v1", "td3": "Pendulum-v1", "sac": "Pendulum-v1", "bc": "deeprl/ArithQA-v0"}
+ENVS = {"ddpg": "Pendulum-v1", "td3": "Pendulum-v1", "sac": "Pendulum-v1", "bc": "ArithQA-v0"}
 
 
 def of(text):
