@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from deeprl_cli.deploy.live import Moment, Player
 
 PAUSE = 1.0  # seconds between episodes, to see how one ended
-LOOK = 0.5  # seconds between looks at whether somebody watches
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -29,9 +28,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.takes_run()
     parser.add_argument("--episodes", type=positive, metavar="N", help="end after N episodes (never)")
-    parser.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times as fast as it is meant (1)")
+    parser.add_argument("--speed", type=_number, default=1.0, metavar="X", help="times as fast as it is meant (1)")
     parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
     parser.takes_checkpoint()
+    following = "follow the training: an episode with each newer weights, one in S seconds at most, until it ends"
+    parser.add_argument("--every", type=_number, metavar="S", help=following)
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
     parser.add_argument("--page", action="store_true", help="the page, even where there is a display")
     parser.add_argument("--port", type=natural, metavar="P", help="of the page (one that is free)")
@@ -42,6 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         speed=flags.speed,
         seed=flags.seed,
         checkpoint=flags.checkpoint,
+        every=flags.every,
         stochastic=flags.stochastic,
         trust=flags.trust,
         page=flags.page,
@@ -56,12 +58,16 @@ def watch(
     speed: float = 1.0,
     seed: int | None = None,
     checkpoint: Any = None,
+    every: float | None = None,
     stochastic: bool = False,
     trust: bool = False,
     page: bool = False,
     port: int | None = None,
 ) -> int:
-    """Play until `episodes` are over, or until Ctrl-C; the exit code. Raises UserError."""
+    """Play until `episodes` are over, with `every` until the training is, or until Ctrl-C; the exit code. Raises
+    UserError."""
+    if every is not None and checkpoint not in (None, "best", "last"):
+        raise UserError(f"--every {every:g}: weights of step {checkpoint} never change: leave one of them out")
     from deeprl_cli.runs.catalogue import find
     from deeprl_cli.runs.folder import chosen_seed, find_run
 
@@ -75,19 +81,24 @@ def watch(
     run, cfg = read_run(path, trust)
     check_trust(run, cfg, trust)
     seed = chosen_seed(path, seed, cfg.seed_list)
-    player = Player(run, cfg, cfg.seed if seed is None else seed, checkpoint, stochastic=stochastic)
     page = page or port is not None or not has_display()
     shown: list[float] = []
+    following = every is not None
     try:
+        if following:
+            print(f"following {run} as it trains (Ctrl-C ends it)", flush=True)
+        player = Player(run, cfg, cfg.seed if seed is None else seed, checkpoint, stochastic=stochastic, every=every)
         with threads(1):  # one observation at a time
             for moment in (_on_page if page else _in_window)(player, episodes, speed, port or 0):
                 if moment.ended:
                     shown.append(moment.total)
                     told = f"episode {moment.episode}: return {moment.total:.2f} in {moment.step} steps"
                     print(f"{told} ({moment.ended}, weights of step {moment.weights})", flush=True)
+        if following and len(shown) != episodes:
+            print("its training has ended")
     except KeyboardInterrupt:
         print()
-    if shown:
+    if shown and not following:  # there, each episode is another policy's
         print(f"mean return of {len(shown)} episode{'s' if len(shown) > 1 else ''}: {sum(shown) / len(shown):.2f}")
     return 0
 
@@ -96,9 +107,9 @@ def _in_window(player: Player, episodes: int | None, speed: float, port: int) ->
     """The environment draws itself, and keeps the time of its own frames."""
     from deeprl_cli.deploy.live import Pace
     from deeprl_cli.envs.closing import closing
-    from deeprl_cli.evaluation.video import fps_of, make_rendered
+    from deeprl_cli.evaluation.video import fps_of
 
-    with closing(make_rendered(player.cfg.env, "human"), player.cfg.env.id) as env:
+    with closing(player.make_env("human"), player.cfg.env.id) as env:
         fps = fps_of(env) * speed
         env.unwrapped.metadata = {**env.unwrapped.metadata, "render_fps": fps}
         pace, pause = Pace(fps), Pace(1 / PAUSE)
@@ -109,16 +120,16 @@ def _in_window(player: Player, episodes: int | None, speed: float, port: int) ->
 
 def _on_page(player: Player, episodes: int | None, speed: float, port: int) -> Iterator[Moment]:
     """It is played while somebody watches."""
-    from deeprl_cli.deploy.live import Pace
+    from deeprl_cli.deploy.live import LOOK, Pace
     from deeprl_cli.deploy.live_page import LivePage, served
     from deeprl_cli.envs.closing import closing
-    from deeprl_cli.evaluation.video import fps_of, make_rendered
+    from deeprl_cli.evaluation.video import fps_of
 
     if importlib.util.find_spec("PIL") is None:
         raise UserError("a page with pictures needs pillow: pip install 'deeprl-cli[video]'")
     cfg = player.cfg
     page = LivePage(cfg.name or f"{cfg.algo.name} on {cfg.env.id}", f"{player.run}, seed {player.seed}")
-    with closing(make_rendered(cfg.env), cfg.env.id) as env, served(page, port) as address:
+    with closing(player.make_env(), cfg.env.id) as env, served(page, port) as address:
         print(f"watch it at {address} (Ctrl-C ends it)", flush=True)
         pace, pause = Pace(fps_of(env) * speed), Pace(1 / PAUSE)
         for moment in player.episodes(env, episodes, drawn=True):
@@ -129,7 +140,7 @@ def _on_page(player: Player, episodes: int | None, speed: float, port: int) -> I
             (pause if moment.ended else pace).wait()
 
 
-def _speed(text: str) -> float:
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -125,10 +125,10 @@ def export(
 def check_exportable(policy: TrainedPolicy, stochastic: bool) -> None:
     """Raise UserError where one call can't be the whole policy: noise that goes on from step to step."""
     for part in policy.inner.algorithm.children():
-        if stochastic and isinstance(part, Exploration) and part.config.kind == "ou":
+        if stochastic and isinstance(part, Exploration) and part.remembers():
             raise UserError(
-                "algo.exploration.kind=ou is a process with a memory, which a file has not: leave --stochastic out, "
-                "and add noise of your own to the actions"
+                f"algo.exploration.kind={part.config.kind} is a process with a memory, which a file has not: leave "
+                "--stochastic out, and add noise of your own to the actions"
             )
 
 

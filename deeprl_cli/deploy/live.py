@@ -19,10 +19,13 @@ import numpy as np
 from deeprl_cli.deploy.loading import Kept, load_policies
 from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.errors import UserError
-from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH
-from deeprl_cli.evaluation.video import Frame, render
-from deeprl_cli.runs.weights import Kind, best_path
+from deeprl_cli.evaluation.episodes import EVAL_ENVS, FRESH, surely_ending
+from deeprl_cli.evaluation.video import Frame, make_rendered, render
+from deeprl_cli.runs.lock import held
+from deeprl_cli.runs.weights import Kind, best_path, has_best
 from deeprl_cli.schema.run import RunConfig
+
+LOOK = 0.5  # seconds between looks for newer weights
 
 
 @dataclass(frozen=True)
@@ -42,35 +45,74 @@ class Moment:
 
 
 class Player:
-    """Plays one seed of a run. Whenever an episode begins, its weights are the newest there are: a run that is under
-    way can be watched as it learns. Raises UserError where there are none."""
+    """Plays one seed of a run. Whenever an episode begins, its weights are the newest of their kind: a run that is
+    under way can be watched as it learns.
 
-    def __init__(self, run: Path, cfg: RunConfig, seed: int, checkpoint: Kind | None, *, stochastic: bool) -> None:
+    `every`: follow the training. Of the best and the last weights (without `checkpoint`) those that are newer play one
+    episode; the next begins when newer ones have come, and so many seconds later at the earliest; none does after the
+    training's end. Its first weights are waited for. Raises UserError where there are none.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        cfg: RunConfig,
+        seed: int,
+        checkpoint: Kind | None,
+        *,
+        stochastic: bool,
+        every: float | None = None,
+    ) -> None:
         """`run` must be trusted already where its environment names a module."""
         self.run, self.cfg, self.seed, self.checkpoint, self.stochastic = run, cfg, seed, checkpoint, stochastic
-        self._stamp: tuple[int, ...] = ()
+        self.every = every
+        self._stamp: dict[Kind, int] = {}
+        while every is not None and not self._written() and held(run):
+            time.sleep(LOOK)
         self.kept = self._load()
 
     def _load(self) -> Kept:
-        self._stamp = self._written()
-        kept = load_policies(self.run, self.cfg, self.checkpoint, trust=True)[self.seed]
+        self._stamp, checkpoint = self._written(), self.checkpoint
+        if self.every is not None and self._stamp:
+            checkpoint = max(self._stamp.items(), key=lambda written: written[1])[0]
+        kept = load_policies(self.run, self.cfg, checkpoint, trust=True)[self.seed]
         if self.stochastic:
             kept.policy.reset(seed=self.seed)
         return kept
 
-    def _written(self) -> tuple[int, ...]:
-        """When each file was that the weights may come from."""
-        files = best_path(self.run, self.seed), self.run / "checkpoints" / "last" / "manifest.json"
-        return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+    def _written(self) -> dict[Kind, int]:
+        """When those of the weights that are there, and may be played, were written. A step's never change."""
+        files: dict[Kind, Path] = {"last": self.run / "checkpoints" / "last" / "manifest.json"}
+        if has_best(self.run, self.cfg.seed_list):
+            files["best"] = best_path(self.run, self.seed)
+        meant = {kind: file for kind, file in files.items() if self.checkpoint in (None, kind)}
+        return {kind: file.stat().st_mtime_ns for kind, file in meant.items() if file.exists()}
+
+    def make_env(self, mode: str = "rgb_array") -> gym.Env[Any, Any]:
+        """An environment to play in, as an evaluation has it, drawn as `mode` says. Raises UserError."""
+        return make_rendered(surely_ending(self.cfg.env, self.cfg.eval.max_steps), mode)
 
     def episodes(self, env: gym.Env[Any, Any], count: int | None, drawn: bool) -> Iterator[Moment]:
         """Each moment of `count` episodes (None: for ever), those that `deeprl eval` plays; `drawn`: with its frame."""
         number = 0
         while count is None or number < count:
+            began = time.monotonic()
             if self._written() != self._stamp:
                 self.kept = self._load()
             yield from self._episode(env, number, drawn)
             number += 1
+            if self.every is not None and not (number == count or self._newer_come(env, began + self.every)):
+                return
+
+    def _newer_come(self, env: gym.Env[Any, Any], earliest: float) -> bool:
+        """Wait for newer weights, at least until `earliest` (of `time.monotonic`); False: the training has ended."""
+        while True:
+            going = held(self.run)  # looked at first: a run writes its last weights, and then lets go
+            newer = self._written() != self._stamp
+            if not going or (newer and time.monotonic() >= earliest):
+                return newer
+            env.render()  # a window that isn't drawn is taken to hang
+            time.sleep(LOOK)
 
     def _episode(self, env: gym.Env[Any, Any], number: int, drawn: bool) -> Iterator[Moment]:
         policy = self.kept.policy

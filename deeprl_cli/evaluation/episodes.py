@@ -27,7 +27,10 @@ def shares(episodes: int, envs: int) -> list[int]:
 
 
 def surely_ending(env: EnvConfig, max_steps: int) -> EnvConfig:
-    """The environment stepped in this process, an episode that nothing ends cut after `max_steps`."""
+    """The environment stepped in this process, an episode that nothing ends cut after `max_steps`. EnvPool's keep their
+    own limits."""
+    if env.backend == "envpool":
+        return env
     env = dataclasses.replace(env, backend="sync")
     return env if has_time_limit(env) else dataclasses.replace(env, max_episode_steps=max_steps)
 

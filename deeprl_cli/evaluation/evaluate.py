@@ -25,7 +25,7 @@ from deeprl_cli.policy import Policy
 from deeprl_cli.processes import ranks
 from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.runs.weights import has_best, load_best
-from deeprl_cli.schema.run import EnvConfig, RunConfig
+from deeprl_cli.schema.run import RunConfig
 
 SHOWN = 12  # returns named one by one
 
@@ -98,16 +98,12 @@ class Evaluation:
 def eval_envs(cfg: RunConfig, seeds: list[int], episodes: int) -> VectorEnv:
     """Environments to evaluate on: EnvPool's where the run uses it (its ids differ), else stepped in this process. One
     alone, where there can't be several. An episode that nothing ends is cut after `eval.max_steps`."""
-    env = _to_evaluate_in(cfg.env, cfg.eval.max_steps)
-    own = [_to_evaluate_in(one, cfg.eval.max_steps) for one in cfg.member_envs] if len(cfg.jobs) > 1 else []
+    env = surely_ending(cfg.env, cfg.eval.max_steps)
+    own = [surely_ending(one, cfg.eval.max_steps) for one in cfg.member_envs] if len(cfg.jobs) > 1 else []
     try:
         return make_vector_env(env, seeds, side_by_side(episodes), training=False, own=own)
     except OneAtATimeError:
         return make_vector_env(env, seeds, 1, training=False, own=own)
-
-
-def _to_evaluate_in(env: EnvConfig, max_steps: int) -> EnvConfig:
-    return env if env.backend == "envpool" else surely_ending(env, max_steps)
 
 
 def in_words(cfg: RunConfig, evaluation: Evaluation) -> str:

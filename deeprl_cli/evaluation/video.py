@@ -94,6 +94,7 @@ def fps_of(env: gym.Env[Any, Any]) -> float:
 def make_rendered(cfg: EnvConfig, mode: str = "rgb_array") -> gym.Env[Any, Any]:
     """The environment as an algorithm sees it, drawn as `mode` says. Raises UserError where it can't be."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it would be printed into the output of --json
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # SIGTERM would be an event of pygame's window
     if sys.platform == "linux" and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # some environments open pygame's display even for arrays
     try:

@@ -4,6 +4,7 @@ same for all states or dependent on them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -131,7 +132,7 @@ class Exploration(nn.Module):
 
     def __init__(self, config: ExplorationConfig, hp: Values, num_seeds: int, num_envs: int, size: int) -> None:
         super().__init__()
-        self.config, self.hp, self.num_envs = config, hp, share_size(num_envs)
+        self.config, self.hp, self.num_envs, self.size = config, hp, share_size(num_envs), size
         kinds: dict[str, Callable[[Tensor], Tensor]] = {
             "gaussian": self.gaussian,
             "ou": self.ornstein_uhlenbeck,
@@ -150,6 +151,20 @@ class Exploration(nn.Module):
         """A plug-in's noise: a module from `xi` to what is added, before both are clamped."""
         made: nn.Module = load("explorations", config.kind)(config, num_seeds, self.num_envs, size)
         return made
+
+    def remembers(self) -> bool:
+        """Whether the noise is another at the next step, for the same numbers: the process's is, and a plug-in's may be
+        (it is asked twice, for as many environments as there are in training, and for one)."""
+        if not isinstance(self.noise, nn.Module):
+            return self.config.kind == "ou"
+        asked = deepcopy(self.noise)
+        for count in (self.num_envs, 1):
+            xi = torch.ones(len(self.sigma), count, self.size, device=self.sigma.device)
+            answers, before = asked(xi).clone(), [buffer.clone() for buffer in self.noise.buffers()]
+            moved = not all(map(torch.equal, asked.buffers(), before))
+            if moved or not torch.equal(answers, asked(xi)):
+                return True
+        return False
 
     def gaussian(self, xi: Tensor) -> Tensor:
         return self.sigma.view(-1, 1, 1) * xi

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.typed import PositiveFloat, PositiveInt, Range
 
 OF_SEARCH = ("trials", "steps", "minutes", "score", "batch", "startup", "halving", "rungs")
 OF_PBT = ("population", "generations", "control")
+SQLITE = "sqlite:///"  # and the path of a file
 BATCH = (4, 16)  # trials of a batch=auto, at least and at most
 
 
@@ -30,6 +33,20 @@ class TuneConfig:
     study: str | None
     storage: str | None
     out: str | None
+
+    def __post_init__(self) -> None:
+        """The database by its whole path: a study may go on from another folder. Nothing else than a file is opened:
+        a URL names a driver or a plug-in of SQLAlchemy's, which is code, and a server, which is told everything.
+        Raises ConfigError."""
+        if self.storage is None:
+            return
+        kind, slashes, path = self.storage.partition(":///")
+        if kind + slashes != SQLITE or not path or "?" in path or path.startswith(":"):
+            raise ConfigError(  # without the rest of the URL, which may hold a password
+                f"storage={kind.partition(':')[0]}:…: a study is kept in a file: storage=sqlite:///PATH, or nothing "
+                "for journal.log in the study's folder"
+            )
+        self.storage = SQLITE + str(Path(path).expanduser().absolute())
 
     def ages(self, total_steps: int) -> list[int]:
         """Steps at which trials are compared, the last one those of a whole trial."""

@@ -27,6 +27,7 @@ from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.plugins.classes import said
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.runs.lock import held
+from deeprl_cli.schema.tune import SQLITE
 from deeprl_cli.tuning.plan import Plan
 from deeprl_cli.tuning.sampler import Sampler
 
@@ -217,9 +218,12 @@ class Store:
 
 
 def _storage(plan: Plan) -> BaseStorage:
+    """Neither brings code: a journal is lines of JSON (Optuna pickles snapshots of one in Redis only), and so is what
+    the database holds."""
     if plan.settings.storage is not None:
-        patient = {"connect_args": {"timeout": PATIENCE}} if plan.settings.storage.startswith("sqlite") else {}
-        return RDBStorage(plan.settings.storage, engine_kwargs=patient)
+        if (plan.folder / "units").is_dir() and not Path(plan.settings.storage.removeprefix(SQLITE)).is_file():
+            raise FileNotFoundError("the study's trials are in it, and it is gone")
+        return RDBStorage(plan.settings.storage, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
     path = plan.folder / JOURNAL
     _mend(path)
     return JournalStorage(JournalFileBackend(str(path)))

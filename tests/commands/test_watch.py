@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from deeprl_cli.cli import main
 from deeprl_cli.deploy.live import Moment, Player
 from deeprl_cli.deploy.live_page import LivePage, as_message, served
+from deeprl_cli.envs.closing import closing
 from deeprl_cli.errors import UserError
-from deeprl_cli.evaluation.video import make_rendered
+from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.reading import read_run
+from deeprl_cli.runs.weights import best_path
 
 pytest.importorskip("PIL")
 
@@ -36,6 +44,14 @@ def ask(port: int, path: str = "/", host: str | None = None):
     return connection.getresponse()
 
 
+def caught_by_c() -> set[int]:
+    """The signals for which this process has handlers that Python doesn't know of."""
+    if sys.platform != "linux":
+        return set()
+    bits = int(re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())[1], 16)
+    return {one for one in signal.valid_signals() if bits >> one - 1 & 1 and signal.getsignal(one) == signal.SIG_DFL}
+
+
 # ---- playing
 
 
@@ -44,7 +60,7 @@ def test_moments_are_those_of_an_evaluation(whole_run, capsys):
     ended."""
     run, cfg = read_run(whole_run("sac")[0])
     player = Player(run, cfg, cfg.seed, None, stochastic=False)
-    env = make_rendered(cfg.env)
+    env = player.make_env()
     seen = list(player.episodes(env, 2, drawn=False))
     env.close()
     ends = [one for one in seen if one.ended]
@@ -63,24 +79,74 @@ def test_moments_are_those_of_an_evaluation(whole_run, capsys):
 
 
 def test_a_new_checkpoint_is_taken_at_the_next_episode(whole_run, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(whole_run("sac")[0], folder)
     run, cfg = read_run(folder)
     player = Player(run, cfg, cfg.seed, "last", stochastic=True)
-    first, env = player.kept, make_rendered(cfg.env)
+    first, env = player.kept, player.make_env()
     moments = player.episodes(env, 2, drawn=False)
     while not next(moments).ended:
         pass
     assert player.kept is first
     manifest = folder / "checkpoints" / "last" / "manifest.json"
-    import os
-
     os.utime(manifest, ns=(1, manifest.stat().st_mtime_ns + 1))
     next(moments)
     assert player.kept is not first
     env.close()
+
+
+def test_it_follows_a_training(whole_run, tmp_path, monkeypatch):
+    """Its first weights are waited for; an episode begins with each newer ones, of whichever kind; none does after the
+    training's end."""
+    folder, waits = tmp_path / "run", []
+    shutil.copytree(whole_run("sac")[0], folder)
+    run, cfg = read_run(folder)
+    last, best = folder / "checkpoints" / "last" / "manifest.json", best_path(folder, cfg.seed)
+    away = best.parent.rename(tmp_path / "away")
+    hidden = last.rename(tmp_path / "manifest.json")
+    training = ExitStack()
+    training.enter_context(locked(folder))
+
+    def newer(file):
+        os.utime(file, ns=(1, time.time_ns() + 10**9 * len(waits)))
+
+    def sleep(_seconds):
+        waits.append(None)
+        match len(waits):
+            case 1:
+                hidden.rename(last)
+            case 3:
+                away.rename(best.parent)
+                newer(best)
+            case 5:
+                newer(last)
+                training.close()
+
+    monkeypatch.setattr("deeprl_cli.deploy.live.time.sleep", sleep)
+    player = Player(run, cfg, cfg.seed, None, stochastic=False, every=0.0)
+    assert len(waits) == 1
+    env, kinds = player.make_env(), []
+    kinds = [(player.kept.checkpoint, one.episode) for one in player.episodes(env, None, drawn=False) if one.ended]
+    env.close()
+    assert kinds == [("last", 1), ("best", 2), ("last", 3)]
+    assert len(waits) == 5
+
+
+def test_episodes_that_nothing_ends_are_cut_as_in_an_evaluation(whole_run):
+    """At eval.max_steps, as docs/watch.md has it."""
+    gym.register("WatchEndless-v0", "gymnasium.envs.classic_control:PendulumEnv")
+    try:
+        run, cfg = read_run(whole_run("sac")[0])
+        endless = dataclasses.replace(cfg.env, id="WatchEndless-v0", max_episode_steps=None)
+        cfg = dataclasses.replace(cfg, env=endless, eval=dataclasses.replace(cfg.eval, max_steps=7))
+        player = Player(run, cfg, cfg.seed, None, stochastic=False)
+        with closing(player.make_env(), "WatchEndless-v0") as env:
+            ends = [one for one in player.episodes(env, 2, drawn=True) if one.ended]
+            caught = caught_by_c()
+    finally:
+        del gym.registry["WatchEndless-v0"]
+    assert [(one.step, one.ended) for one in ends] == [(7, "truncated")] * 2
+    assert signal.SIGTERM not in caught, "pygame's library would make it an event of its window"
 
 
 # ---- the page
@@ -179,8 +245,6 @@ def test_with_a_display_the_environment_has_its_window(whole_run, capsys, monkey
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals")
 def test_ctrl_c_ends_it_with_what_was_seen(whole_run, tmp_path):
-    import os
-
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
     command = [sys.executable, "-m", "deeprl_cli", "watch", str(whole_run("sac")[0])]
     # a shell's background job starts with Ctrl-C ignored, and so would what it starts
@@ -200,6 +264,8 @@ def test_ctrl_c_ends_it_with_what_was_seen(whole_run, tmp_path):
     (["RUN", "--seed", "77"], "has no seed 77: this run's are 0, 1"),
     (["RUN", "--speed", "0"], "'0' is not a number above 0"),
     (["RUN", "--speed", "fast"], "'fast' is not a number above 0"),
+    (["RUN", "--every", "0"], "'0' is not a number above 0"),
+    (["RUN", "--every", "5", "--checkpoint", "100"], "weights of step 100 never change: leave one of them out"),
     (["RUN", "--episodes", "0"], "is not a whole number of at least 1"),
 ])  # fmt: skip
 def test_mistakes(whole_run, capsys, arguments, said):

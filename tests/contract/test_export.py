@@ -149,9 +149,28 @@ def test_each_network_is_among_the_fast_ones():
     assert {action for action, _, _ in ONCE.values()} == set(ACTIONS)
 
 
-def test_a_process_with_a_memory_is_refused():
-    kept = untrained("ddpg", "Box", "mlp", "algo.exploration.kind=ou")
+class Growing(torch.nn.Module):
+    """A plug-in's noise, which counts its calls where it `remembers`."""
+
+    def __init__(self, remembers):
+        super().__init__()
+        self.remembers = remembers
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, xi):
+        self.calls += self.remembers
+        return xi * (1 + self.calls)
+
+
+@pytest.mark.parametrize("kind", ["ou", "a plug-in's", "a plug-in's without"])
+def test_a_process_with_a_memory_is_refused(kind):
+    kept = untrained("ddpg", "Box", "mlp", f"algo.exploration.kind={'ou' if kind == 'ou' else 'gaussian'}")
+    if kind != "ou":
+        kept.policy.inner.algorithm.exploration.noise = Growing(kind == "a plug-in's")
     exporting.check_exportable(kept.policy, stochastic=False)
+    if kind == "a plug-in's without":
+        exporting.check_exportable(kept.policy, stochastic=True)
+        return
     with pytest.raises(UserError, match="leave --stochastic out"):
         exporting.check_exportable(kept.policy, stochastic=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import sqlite3
 from collections import Counter
@@ -18,6 +20,8 @@ from optuna.storages.journal import JournalFileBackend
 from deeprl_cli.cli import main
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.training.base import Trainer
+from deeprl_cli.tuning import plan as plans
+from deeprl_cli.tuning.store import Store
 from deeprl_cli.tuning.verdict import verdict, worse
 
 SMALL = [
@@ -212,11 +216,30 @@ def test_at_the_start_four_trials_have_one_structure_later_a_batch():
     assert all(len(stack) >= 4 for unit in units for stack in unit["stacks"])
 
 
-def test_a_database_instead_of_the_journal():
+def test_a_database_instead_of_the_journal(monkeypatch, capsys):
+    """It is found from another folder, too; opening it, or a journal, unpickles nothing; a lost one is no new study."""
     assert code("tune", *PLAIN, "study=s", "storage=sqlite:///optuna.db") == 0
     assert not Path("s/journal.log").exists()
     assert [trial.state.name for trial in trials("s", "sqlite:///optuna.db")] == ["COMPLETE"] * 4
     assert sqlite3.connect("optuna.db").execute("select count(*) from trials").fetchone() == (4,)
+    study, database = Path("s").absolute(), Path("optuna.db").absolute()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    with monkeypatch.context() as patch:
+        for name in ("load", "loads", "Unpickler"):
+            patch.setattr(pickle, name, lambda *_, **__: pytest.fail("unpickled"))
+        assert len(Store(plans.read(study)).trials()) == 4
+        shutil.copytree(study, "journal")
+        record = json.loads(Path("journal/study.json").read_text())
+        record["settings"]["storage"] = None
+        Path("journal/study.json").write_text(json.dumps(record))
+        assert not Store(plans.read(Path("journal"))).trials()
+        assert Store(plans.read(Path("journal"))).ask(1) == [0]
+        assert len(Store(plans.read(Path("journal"))).trials()) == 1
+    database.unlink()
+    assert code("tune", str(study)) == 2
+    assert "can't be opened" in capsys.readouterr().err
+    assert not database.exists()
 
 
 def test_budgets(capsys):
@@ -266,6 +289,9 @@ def test_what_cannot_be_begun(capsys):
         (["algo=ppo", "study=full"], "not empty"),
         (["algo=sac", "env=CartPole-v1"], "algo=sac"),
         (["algo=ppo", "storage=sqlite:////nowhere/x.db"], "can't be opened"),
+        (["algo=ppo", "storage=postgresql://me:secret@host/db"], "storage=postgresql:…: a study is kept in a file"),
+        (["algo=ppo", "storage='sqlite:///x.db?plugin=mine'"], "storage=sqlite:…: a study is kept in a file"),
+        (["algo=ppo", "storage=study.db"], "a study is kept in a file: storage=sqlite:///PATH"),
     ):
         assert code("tune", *words) == 2
         err = capsys.readouterr().err
