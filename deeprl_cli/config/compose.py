@@ -1,4 +1,4 @@
-"""Composing with Hydra: overrides in, a checked `RunConfig` out. OmegaConf is not used beyond this file.
+"""Composing with Hydra: overrides in, a checked `RunConfig` out. OmegaConf is not used beyond this package.
 
 Hydra composes; what else it would do (folders, logging, running jobs) is left out, and what it has to say about a wrong
 override is said again in one line.
@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import itertools
 import shlex
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathElement
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -28,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from deeprl_cli.algos.registry import run_config
 from deeprl_cli.config import gym_ids
 from deeprl_cli.config.files import GROUPS, config_dir, group_options, option_file
+from deeprl_cli.config.hydra_compose import ask_hydra, hydra_at_our_folder, searched
 from deeprl_cli.config.hydra_job import as_job
 from deeprl_cli.config.messages import dotted_keys, some, unknown_key, unknown_option
 from deeprl_cli.config.overrides import OPEN, for_example, parse
@@ -36,7 +31,6 @@ from deeprl_cli.errors import ConfigError, did_you_mean
 from deeprl_cli.plugins.files import is_source, short
 from deeprl_cli.schema.run import NETWORKS, LinearConfig, NetworkConfig, RunConfig
 
-ROOT = "train"
 SBATCH = "hydra.launcher.additional_parameters"  # and the one of a launcher
 DECK = "deck/"  # experiments that are the deck to the letter
 # which of network.features read an option that not all of them read
@@ -179,41 +173,6 @@ def sweep_settings(sweep: Sweep) -> tuple[Path, dict[str, Any]]:
 # ---- Hydra --------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def hydra_at_our_folder() -> Iterator[ConfigLoader]:
-    """Hydra over our folder of configurations; one already in use, by the caller's own program, is put aside."""
-    gym_ids.register()
-    instance = GlobalHydra.instance()
-    outer, instance.hydra = instance.hydra, None
-    try:
-        with initialize_config_dir(str(config_dir()), job_name="deeprl", version_base="1.3"):
-            yield GlobalHydra.instance().config_loader()
-    finally:
-        GlobalHydra.instance().hydra = outer
-
-
-def _ask_hydra(overrides: list[str], with_hydra: bool = False) -> DictConfig:
-    with hydra_at_our_folder() as loader, warnings.catch_warnings():
-        _search_before_ids(loader, overrides)
-        warnings.simplefilter("error", UserWarning)  # a folder of hydra.searchpath that isn't there
-        return compose(ROOT, overrides, return_hydra_config=with_hydra)
-
-
-def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
-    """Folders of `hydra.searchpath` come before our own, those of plug-ins, and those made for ids: they win."""
-    path = loader.get_search_path().get_path()
-    place = next(index for index, element in enumerate(path) if element.provider == "main")
-    for folder in searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):
-        path.insert(place, SearchPathElement("deeprl", folder))
-        place += 1
-
-
-def searched(overrides: Sequence[Override]) -> list[str]:
-    """The folders of `hydra.searchpath`, as typed: `file:///home/me/configs`."""
-    given = [override.value() for override in overrides if override.key_or_group == "hydra.searchpath"]
-    return [str(folder) for folders in given if isinstance(folders, list) for folder in folders]
-
-
 def _tuned_choice(choices: Mapping[str, Any], overrides: Sequence[Override]) -> str:
     """The file of tuned values that was read; `none` for none. Hydra names what it was asked for."""
     asked = str(choices.get("tuned") or "none")
@@ -230,7 +189,7 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
         if _adds_outside_open(override):
             raise _diagnose(overrides) or ConfigError(f"'{override.input_line}': leave out the '+'")
     try:
-        config = _ask_hydra([_for_hydra(override) for override in overrides], with_hydra=True)
+        config = ask_hydra([_for_hydra(override) for override in overrides])
     except MissingConfigException as error:
         raise _missing(error, overrides) from None
     except yaml.YAMLError as error:
@@ -250,8 +209,9 @@ def _leave_out_other_networks(config: DictConfig, tuned: str) -> None:
     if tuned == "none" or not tuned_path(tuned).is_file() or config.network.name not in NETWORKS:
         return
     known = {field.name for field in fields(NETWORKS[config.network.name])}
-    for key in set(plain(OmegaConf.load(tuned_path(tuned))).get("network", {})) - known:
-        del config.network[key]
+    for key in set(config.network) - known:
+        if key in plain(OmegaConf.load(tuned_path(tuned))).get("network", {}):
+            del config.network[key]
 
 
 def _check_tuned(overrides: Sequence[Override]) -> None:
@@ -264,10 +224,8 @@ def _check_tuned(overrides: Sequence[Override]) -> None:
         )
     if any(override.key_or_group == "hydra.searchpath" for override in overrides):
         return  # it may lie there
-    options = group_options("tuned")
-    for override in overrides:
-        if override.key_or_group == "tuned" and override.value() not in options:
-            raise unknown_option("tuned", str(override.value()), options)
+    if "tuned" in chosen and chosen["tuned"] not in (options := group_options("tuned")):
+        raise unknown_option("tuned", str(chosen["tuned"]), options)
 
 
 def _for_hydra(override: Override) -> str:
@@ -289,7 +247,8 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
     groups = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in chosen]
     searchpath = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
     try:
-        base = plain(_ask_hydra(groups + searchpath), resolve=False)
+        base = plain(ask_hydra(groups + searchpath), resolve=False)
+        del base["hydra"]
     except MissingConfigException as error:
         return _missing(error, overrides)
     except (HydraException, OmegaConfBaseException, ValueError, UserWarning):

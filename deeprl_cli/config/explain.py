@@ -15,8 +15,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from deeprl_cli.config.compose import ROOT, compose_choices, searched
+from deeprl_cli.config.compose import compose_choices
 from deeprl_cli.config.files import GROUPS, config_dir, config_dirs
+from deeprl_cli.config.hydra_compose import ROOT, searched
 from deeprl_cli.config.messages import dotted_keys
 from deeprl_cli.config.overrides import parse
 from deeprl_cli.config.tuned import ATARI_ID, FAMILIES

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from hydra.core.global_hydra import GlobalHydra
 
-from deeprl_cli.config.compose import ROOT, hydra_at_our_folder
 from deeprl_cli.config.gym_ids import GymConfigSource
+from deeprl_cli.config.hydra_compose import ROOT, hydra_at_our_folder
 from deeprl_cli.errors import ConfigError
 
 

@@ -188,5 +188,5 @@ class Alone(nn.Module):
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """`make()` under a generator of this seed, leaving torch's global generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also writes down a trace for a GPU to come
         return make()

@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from deeprl_cli.errors import ConfigError, did_you_mean
@@ -71,7 +72,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
     Raises ConfigError naming the full key (`path`.key), the nearest valid key, or the type or range expected.
     """
-    names = _fields(cls)
+    names = _fields(typing.cast(type, cls))
     fields = {key: kind for key, (_, kind) in names.items()}
     for key in values:
         if key not in fields:
@@ -82,6 +83,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     return cls(**{name: _value(kind, values[key], _join(path, key)) for key, (name, kind) in names.items()})
 
 
+@cache
 def _fields(cls: type) -> dict[str, tuple[str, Any]]:
     """By key, a field's name and type. A key that Python keeps for itself (`return`, `class`) is a field with an
     underscore behind it."""

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from deeprl_cli.algos.registry import algorithm_names, get_algorithm
 from deeprl_cli.config import compose as config
 from deeprl_cli.config import files as config_files
+from deeprl_cli.config import hydra_compose
 from deeprl_cli.config.compose import compose_values, config_text, expand_sweep, load_config
 from deeprl_cli.config.explain import explain
 from deeprl_cli.errors import ConfigError
@@ -23,7 +24,7 @@ def configs(tmp_path, monkeypatch):
     """A copy of the configurations, to add files to."""
     folder = tmp_path / "configs"
     shutil.copytree(config_files.config_dir(), folder)
-    for module in (config, config_files):
+    for module in (config, config_files, hydra_compose):
         monkeypatch.setattr(module, "config_dir", lambda: folder)
     return folder
 
