@@ -110,23 +110,27 @@ ONCE = {
 NO_FILE = {"tabular-joint", "fourier", "onehot", "rbf", "linear", "poly"}
 
 
+def refused(name: str, network: str) -> bool:
+    """Critics Q(s, a) read actions beside the observation, which not every network can; only policy and V share one."""
+    if network == "mlp-shared":
+        return not get_algorithm(name).joint
+    return name in ("ddpg", "td3", "sac") and network not in ("mlp", "linear", "cnn")
+
+
 def pairs():
     """(algorithm, action, network, options, stochastic, file): every algorithm once, quickly, and then with every
-    network, in each kind of action in turn."""
+    network, in each kind of action in turn. Of these a file is made once for each network with each kind of
+    action; the others are compared by the function that files are made of."""
+    filed = set()
     for turn, name in enumerate(ALGORITHMS):
         kinds = [kind.__name__ for kind in get_algorithm(name).action_spaces]
         action, network, options = ONCE.get(name, (kinds[0], "mlp", NORMALISED))
         yield name, action, network, options, turn % 2 == 0, network not in NO_FILE
         for other, network in enumerate(NETWORKS, turn):
             action, stochastic = kinds[other % len(kinds)], other // len(kinds) % 2 == 0
-            yield pytest.param(name, action, network, "", stochastic, True, marks=pytest.mark.slow)
-
-
-def refused(name: str, network: str) -> bool:
-    """Critics Q(s, a) read actions beside the observation, which not every network can; only policy and V share one."""
-    if network == "mlp-shared":
-        return not get_algorithm(name).joint
-    return name in ("ddpg", "td3", "sac") and network not in ("mlp", "linear", "cnn")
+            file = (network, action) not in filed and not refused(name, network)
+            filed |= {(network, action)} if file else set()
+            yield pytest.param(name, action, network, "", stochastic, file, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "action", "network", "options", "stochastic", "file"), list(pairs()))

@@ -129,7 +129,11 @@ def test_compiled_equals_eager_in_the_other_action_spaces(name, action):
     assert_compiled_equals_eager(name, action, "aot_eager")
 
 
-ONE_OF_EACH_LOOP = {get_algorithm(name).loop: name for name in ALGORITHMS}
+ONE_OF_EACH_LOOP = {get_algorithm(name).loop: name for name in ("bc", "reinforce", "dqn", "a2c")}
+
+
+def test_each_loop_is_among_them():
+    assert ONE_OF_EACH_LOOP.keys() == {get_algorithm(name).loop for name in ALGORITHMS}
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def test_no_mutated_file_gets_through(part, made, tmp_path, capsys):
             verb = "resume"
         refused += assert_civil(verbs[verb], capsys, f"case {number}: {mutation.__name__} of {name}, {verb}") == 2
         shutil.rmtree(run)
-    assert refused > CASES // 4
+    assert refused > CASES // 6  # by chance a quarter, about: many changes leave what the verb reads as it was
 
 
 # --- forged with care: checksums right, content hostile ---------------------------------------------------------------

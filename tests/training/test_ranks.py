@@ -59,7 +59,7 @@ REPLAY = "algo.buffer_capacity=300 algo.learning_starts=32 algo.batch_size=16 al
 OTHERWISE = {
     "dqn": f"algo=dqn CARTPOLE {REPLAY} algo.normalize_obs=true",
     "sac": f"algo=sac PENDULUM {REPLAY} algo.exploration.kind=ou",
-    "compiled": f"{SAME['a2c']} hardware.compile=true",
+    "compiled": f"{SAME['ppo']} hardware.compile=true",
 }
 STARTUP = 300.0  # seconds; a busy machine takes long to import torch three times
 
@@ -145,8 +145,8 @@ def test_two_ranks_equal_one_process(name, pair, tmp_path):
 
 
 def test_one_compiled_graph_holds_the_collectives(pair):
-    """Traced whole (`fullgraph`), the update of two ranks does what it does eagerly."""
-    eager, compiled = weights(pair / "a2c"), weights(pair / "compiled")
+    """Traced whole (`fullgraph`), by inductor with its C++ wrapper, the update of two ranks does what it does eagerly."""
+    eager, compiled = weights(pair / "ppo"), weights(pair / "compiled")
     for key, tensor in eager.items():
         if isinstance(tensor, torch.Tensor):
             torch.testing.assert_close(compiled[key], tensor, rtol=1e-3, atol=1e-4, msg=key)
@@ -476,26 +476,9 @@ def test_torchrun_and_verify(job, launch, tmp_path):
     assert output.count("finished: 640 steps") == 1
     lines = (run / "weights.sha256").read_text().splitlines()
     (run / "weights.sha256").write_text("\n".join([*lines[:4], lines[4][:-8] + "00000000", ""]))
-    code, output = launch("verify", str(run), "--steps", "300")
-    assert code == 0, output
-    assert "reproduced: all 4 hashes" in output
     code, output = launch("verify", str(run))
     assert code == 1, output
     assert "NOT reproduced: other weights at step 320; the same up to step 256" in output
-
-
-def test_compiled_ranks(job, tmp_path):
-    """By inductor, with its C++ wrapper: the weights are those of one eager process, to float tolerance."""
-    run, alone = tmp_path / "run", tmp_path / "alone"
-    options = [option for option in RUN if not option.startswith(("hardware", "algo.hidden"))] + ["algo.hidden=[8]"]
-    compiled = ["hardware=multiprocess", "hardware.ranks=2", "hardware.compile=true"]
-    one = job("train", *options, *compiled, "total_steps=640", f"run_dir={run}")
-    output, _ = one.process.communicate(timeout=600)
-    assert one.process.returncode == 0, output
-    expected = weights(train(load_config([*options, "hardware.compile=false", "total_steps=640", f"run_dir={alone}"])))
-    for key, tensor in expected.items():
-        if isinstance(tensor, torch.Tensor):
-            torch.testing.assert_close(weights(run)[key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_resumed_with_another_number_of_ranks(launch, tmp_path):
