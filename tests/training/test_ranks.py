@@ -145,7 +145,7 @@ def test_two_ranks_equal_one_process(name, pair, tmp_path):
 
 
 def test_one_compiled_graph_holds_the_collectives(pair):
-    """Traced whole (`fullgraph`), by inductor with its C++ wrapper, the update of two ranks does what it does eagerly."""
+    """Traced whole (`fullgraph`), by inductor with its C++ wrapper, two ranks update as they do eagerly."""
     eager, compiled = weights(pair / "ppo"), weights(pair / "compiled")
     for key, tensor in eager.items():
         if isinstance(tensor, torch.Tensor):
