@@ -349,7 +349,7 @@ def test_extra_inputs_join_the_features(overrides):
         ("network=mlp network.tilings=4", "'network.tilings': network=mlp doesn't have it; it belongs to linear"),
         ("tilings=4", "it belongs to linear"),
         ("network=linear network.hidden=[8]", "network=linear doesn't have it; it belongs to auto, cnn, mlp"),
-        ("network=tabular network.share=true", "and this run's is tabular"),
+        ("network=tabular network.share=true", "network=tabular doesn't have it"),
         ("network=linear network.feature=tiles", "did you mean 'network.features'"),
         ("network=linear network.features=tile", "did you mean 'tiles'"),
         ("network=linear network.bins=0", "must be at least 1"),

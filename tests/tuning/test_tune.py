@@ -95,7 +95,7 @@ def test_a_study_from_ranges_to_tuned_file(capsys):
     assert cfg.algo.lr == best.user_attrs["algo.lr"]
     assert cfg.algo.hidden == [8], "what was typed belongs to what was found"
     assert cfg.total_steps == 64
-    assert f"file://{folder}" in told
+    assert "deeprl train algo=ppo env=deeprl/Chain-v0 --config-dir mine" in told
     assert "as a picture: s/study.png" in told
     assert code("plot", "s", "--out", "own.svg") == 0
     assert Path("s/study.png").read_bytes().startswith(b"\x89PNG")
