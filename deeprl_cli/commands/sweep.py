@@ -33,6 +33,7 @@ def show_sweep(name: str, *, policy: str, as_json: bool) -> None:
     from deeprl_cli.runs.folder import atomic_write
     from deeprl_cli.runs.sweep_folder import read_sweep
     from deeprl_cli.sweeps import table
+    from deeprl_cli.sweeps.bands import write_bands
 
     folder = find(name, "sweep")
     sweep = read_sweep(folder)
@@ -43,6 +44,7 @@ def show_sweep(name: str, *, policy: str, as_json: bool) -> None:
         try:
             for name, text in table.files(sweep.jobs, folder.resolve().name).items():
                 atomic_write(folder / name, text.encode())
+            write_bands(folder, sweep.jobs)
         except OSError as error:
             raise UserError(f"{folder}: can't be written ({error.strerror}): --json prints what there is") from error
     table.show(sweep.jobs, policy)

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -186,6 +186,22 @@ class RunLogger:
             if sync:  # a checkpoint must not remember more than the disk holds
                 os.fsync(writer.file.fileno())
         self._last_flush = time.monotonic()
+
+
+def write_band(folder: Path, points: Mapping[int, Mapping[str, Sequence[float]]], layout: bool) -> None:
+    """The band (`band.py`) of seeds that trained as runs of their own, in place of what `folder` holds: for each step
+    of each metric its values, one a seed. `layout`: with that of the tab, which one of several bands has. Errors of the
+    disk come through as OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("events.out.tfevents.*"):
+        leftover.unlink()
+    file = _EventFile(folder, "", 0)
+    with closing(file):
+        if layout:
+            file.add(0, [band.layout()])
+        for step, metrics in sorted(points.items()):
+            if values := band.values(metrics):
+                file.add(step, values)
 
 
 def _positions(resume_from: Mapping[str, Any] | None, seed: int | str, run_dir: Path) -> tuple[int, int, str, int]:

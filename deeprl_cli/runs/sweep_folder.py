@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from typing import Any
 
 from deeprl_cli.config.files import GROUPS
 from deeprl_cli.errors import UserError
-from deeprl_cli.runs.folder import read_summary
+from deeprl_cli.runs.folder import read_summary, slug
 from deeprl_cli.runs.lock import held
 
 SWEEP_NAME = "sweep.json"
+LONGEST = 150  # characters of a run folder's name
 SEED = "seed"  # the key that makes no setting of its own
 UNDER_WAY = ("waiting", "running")
 OVER = {"running": "killed", "waiting": "never begun"}  # what these come to when their sweep is no more
@@ -171,3 +173,9 @@ def label(values: Mapping[str, str]) -> str:
         text if key in GROUPS else f"{names[key]}={text}"
         for key, text in ((key, value.strip("'\"")) for key, value in values.items())
     )
+
+
+def folder_name(told: str) -> str:
+    """What `label` tells, as the name of a folder: `lr=0.003_seed=1`; nothing for nothing."""
+    plain = re.sub(r"[][(){}'\"]", "", told).replace(" ", "_")
+    return slug(plain)[:LONGEST] if plain else ""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -15,6 +16,7 @@ from deeprl_cli.errors import UserError
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 from deeprl_cli.sweeps import table
+from deeprl_cli.sweeps.bands import write_bands
 from deeprl_cli.sweeps.job import Outcome
 
 
@@ -76,6 +78,8 @@ class Record:
         with self._lock:
             for name, text in table.files(self.jobs, self.folder.name).items():
                 self._save(self.folder / name, text)
+            with suppress(OSError):  # what is missing has been told
+                write_bands(self.folder, self.jobs)
         table.show(self.jobs)
         folder = quote(str(self.folder))
         print(f"{self.count('done')} of {len(self.jobs)} runs done; {self.folder / 'sweep.csv'}")

@@ -7,7 +7,6 @@ while they run, `sweep.csv` and `sweep.md` when none does any more. The run fold
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,8 @@ from deeprl_cli.config.messages import unknown_option
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.processes.waiting import wait_politely
-from deeprl_cli.runs.folder import slug
 from deeprl_cli.runs.lock import locked
-from deeprl_cli.runs.sweep_folder import label, pairs, varying
+from deeprl_cli.runs.sweep_folder import folder_name, label, pairs, varying
 from deeprl_cli.schema.run import MultiprocessConfig, RunConfig, device_of
 from deeprl_cli.schema.typed import PositiveInt, build
 from deeprl_cli.sweeps.engines import ENGINES, Engine, make_engine
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 HERE = "basic"  # Hydra's name for one job after the other, in this process
 STACKED = "stacked"  # the same of groups of jobs, each trained as one
-LONGEST = 150  # characters of a run folder's name
 SHOWN = 10  # refused jobs named before the rest is counted
 
 
@@ -164,8 +161,7 @@ def _placed(
     placed, taken = [], set()
     for number, (cfg, look) in enumerate(jobs):
         name = label({key: pairs(told[number]).get(key, "") for key in keys})
-        plain = re.sub(r"[][(){}'\"]", "", name).replace(" ", "_")
-        place = slug(plain)[:LONGEST] if plain else str(number)
+        place = folder_name(name) or str(number)
         place = f"{place}_{number}" if place in taken else place
         taken.add(place)
         whole = " ".join(part for part in (cfg.name, name) if part) or None

@@ -10,6 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from deeprl_cli.runs import band
 from deeprl_cli.runs.logger import RunLogger
+from deeprl_cli.sweeps.bands import write_bands
 
 
 def read(folder):
@@ -64,3 +65,28 @@ def test_one_seed_and_runs_of_before_have_none(tmp_path):
     with RunLogger(tmp_path, [0, 1], tensorboard=True, resume_from=kept) as logger:
         logger.log(20, {"eval/return_mean": [5.0, 6.0]})
     assert points(read(tmp_path), "eval/return_mean") == [(20, 5.5)]
+
+
+def test_a_settings_seeds_that_are_runs_of_their_own(tmp_path):
+    """Of each setting, where all of its seeds have a point; the second time in place of the first."""
+    jobs = []
+    for lr, seed, returns in (("1", 0, [1.0, 5.0]), ("1", 1, [3.0]), ("2", 0, [7.0, 8.0]), ("2", 1, [7.0, 10.0])):
+        run = tmp_path / f"lr={lr}_seed={seed}"
+        run.mkdir()
+        with RunLogger(run, [seed], tensorboard=True) as logger:
+            for step, value in enumerate(returns, 1):
+                logger.log(10 * step, {"eval/return_mean": [value]})
+        jobs.append({"overrides": [f"algo.lr={lr}", f"seed={seed}"], "status": "done", "run": str(run)})
+    for _ in range(2):
+        write_bands(tmp_path, jobs)
+    found = {}
+    for lr in ("1", "2"):
+        folder = tmp_path / band.FOLDER / f"lr={lr}"
+        assert len(list(folder.iterdir())) == 1
+        found[lr] = EventAccumulator(str(folder))
+        found[lr].Reload()
+    assert points(found["1"], "eval/return_mean") == [(10, 2.0)]
+    assert points(found["2"], "eval/return_mean") == [(10, 7.0), (20, 9.0)]
+    half = 12.7062 * 2**0.5 / 2**0.5  # Student's t of one degree of freedom, standard deviation √2
+    assert points(found["2"], "band/eval/return_mean/high")[1][1] == pytest.approx(9.0 + half, rel=1e-4)
+    assert [len(found[lr].Tags()["tensors"]) for lr in ("1", "2")] == [1, 0]  # the tab has one layout
