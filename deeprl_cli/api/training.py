@@ -87,7 +87,7 @@ def make_trainer(overrides: Overrides = "", **values: Any) -> Iterator[Trainer]:
         stack.enter_context(locked(folder))
         home = here / folder
         tracking = track(cfg, home, folder.name, warn)
-        logger = stack.enter_context(RunLogger(home, cfg.seed_list, cfg.log.tensorboard, None, tracking))
+        logger = stack.enter_context(RunLogger(home, cfg.seed_list, cfg.log.event_files, None, tracking))
         nowhere = stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(cfg.total_steps, cfg.seeds, nowhere))
         callbacks = Callbacks(called, home, cfg.seed_list)

@@ -56,6 +56,8 @@ def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:
         place[key.rpartition(".")[2]] = override.value()
     if values["total_steps"] != before.total_steps and values["horizon"] == before.horizon:
         values["horizon"] = before.horizon or before.total_steps
+    if before.typed is not None:  # the later one wins
+        values["typed"] = list({text.partition("=")[0]: text for text in [*before.typed, *overrides]}.values())
     values |= {"algo": before.algo, "env": before.env, "network": before.network}
     return build(RunConfig, values)
 

@@ -57,7 +57,7 @@ def load_config(overrides: Sequence[str] | str = (), job: int = 0) -> RunConfig:
 def run_values(overrides: Sequence[str], job: int = 0) -> dict[str, Any]:
     """What `build_run_config` takes, composed; types unchecked."""
     values, choices = compose_choices(overrides, job)
-    return {**values, "tuned": None if choices["tuned"] == "none" else choices["tuned"]}
+    return {**values, "tuned": None if choices["tuned"] == "none" else choices["tuned"], "typed": list(overrides)}
 
 
 def build_run_config(values: dict[str, Any]) -> RunConfig:

@@ -1,12 +1,14 @@
 """Where the values of a run came from, told from its config.yaml alone: what `--explain` says of one that is to begin.
 
-A run keeps its values, not what was typed. Its algorithm, environment, network, hardware and tuned values composed
-again say what each file gives; where the run has another value, it was given to this run. No environment is looked
-at, and no module that the run names is imported.
+What was typed is composed again, and says what each file gives, an experiment and files of one's own included. Where
+that gives another value now, or a run doesn't say what was typed (an earlier deeprl's), its algorithm, environment,
+network, hardware and tuned values composed again do; what they don't give was given to this run. No environment is
+looked at, and no module that the run names is imported.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +22,17 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import EVALUATIONS
 
 GIVEN = "this run"  # the source of a value that no file gives
-BESIDE = ("format", "resolved", "tuned", "run_dir")  # of config.yaml, what is no value of a run, or only its place
+TYPED = "command line"
+BESIDE = (
+    "format",
+    "resolved",
+    "tuned",
+    "typed",
+    "run_dir",
+)  # of config.yaml, what is no value of a run, or only its place
 NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
 # of which a run records what auto came to, in auto's place
+_CHANGING = re.compile(r"(^|/)(tuned|experiment)/")  # files that set what other files say already
 SETTLED = ("eval.every", "eval.episodes", "env.generators", "env.origin")
 
 
@@ -53,22 +63,41 @@ def recorded(config: Mapping[str, Any]) -> Recorded:
         alone = [Origin(key, value, "config.yaml", "") for key, value in flat.items()]
         return Recorded(alone, [], [], str(error))
     composed = {origin.key: origin for origin in found}
+    as_begun = _as_begun(config)
     told, overrides, settled = [], list(groups), []
     for key, value in flat.items():
-        before = composed.get(key)
+        before, begun = composed.get(key), as_begun.get(key)
+        known = begun if begun is not None and begun.value == value else None
         if before is None:
-            told.append(Origin(key, value, GIVEN, ""))
+            told.append(known or Origin(key, value, GIVEN, ""))
             overrides.append(f"{key}={as_typed(value)}")
         elif key in NAMES or before.value == value:
-            typed = before.source == "command line"
-            told.append(replace(before, source=GIVEN, comment="") if typed else before)
+            typed = before.source == TYPED
+            told.append(known or (replace(before, source=GIVEN, comment="") if typed else before))
         elif key in SETTLED and before.value == "auto" and not (key == "eval.every" and value != _evaluations(config)):
             told.append(replace(before, value=value, comment=f"what auto came to; {before.comment}".strip("; ")))
             settled += [f"{key}={as_typed(value)}"] * (key != "eval.every")  # which follows from total_steps
         else:
-            told.append(Origin(key, value, GIVEN, f"instead of {shown(before.value)} ({before.source})"))
+            told.append(known or Origin(key, value, GIVEN, f"instead of {shown(before.value)} ({before.source})"))
             overrides.append(f"{key}={as_typed(value)}")
     return Recorded(told, overrides, settled)
+
+
+def is_own(origin: Origin) -> bool:
+    """Whether it is no default of the algorithm, the environment or the root: typed, tuned, an experiment's."""
+    return origin.source in (GIVEN, TYPED) or bool(_CHANGING.search(origin.source))
+
+
+def _as_begun(config: Mapping[str, Any]) -> dict[str, Origin]:
+    """The origins of what was typed, by key; none where that isn't known, or composes no more."""
+    if not isinstance(typed := config.get("typed"), list):
+        return {}
+    # the file that it took: looking for one would import the module of an id
+    given = [text for text in map(str, typed) if not text.startswith("tuned=")]
+    try:
+        return {origin.key: origin for origin in origins([*given, f"tuned={config.get('tuned') or 'none'}"])[1]}
+    except ConfigError:
+        return {}
 
 
 def _groups(config: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from deeprl_cli.config.recorded import GIVEN, Recorded, recorded, shown
+from deeprl_cli.config.recorded import Recorded, is_own, recorded, shown
 from deeprl_cli.errors import UserError
 from deeprl_cli.reports.cells import cell, interval, number
 from deeprl_cli.reports.intervals import estimates
@@ -101,7 +101,7 @@ def _results(summary: Mapping[str, Any], result: Mapping[str, Any], last: list[f
 def _training(origins: Recorded) -> list[str]:
     if origins.unknown:
         return ["The values are in `config.yaml`."]
-    given = [o for o in origins.origins if o.source == GIVEN or o.source.startswith(("tuned/", "experiment/"))]
+    given = [o for o in origins.origins if is_own(o)]
     fence = "`" * (3 + max(map(len, re.findall("`+", origins.command)), default=0))
     rows = [fence, origins.command, fence, "", "| key | value | from |", "|---|---|---|"]
     rows += [f"| `{o.key}` | {cell(_line(shown(o.value)))} | {o.source} |" for o in given]

@@ -30,7 +30,7 @@ SHORT = {"algo": "algo.name", "env": "env.id", "network": "network.name", "hardw
 RUN, SEED, SETTING = "run", "seed", "setting"  # as keys: every run, every seed, every setting of a sweep by itself
 POINTS = 400  # of a grid, where seeds were not logged at the same steps
 # two runs that differ in nothing else are the same experiment
-INCIDENTAL = ("seed", "seeds", "run_dir", "name", "tags", "resolved", "hardware", "log", "checkpoint")
+INCIDENTAL = ("seed", "seeds", "run_dir", "name", "tags", "typed", "resolved", "hardware", "log", "checkpoint")
 
 
 @dataclass

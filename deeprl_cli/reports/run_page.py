@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deeprl_cli.config.explain import Origin
-from deeprl_cli.config.recorded import GIVEN, Recorded, recorded, shown
+from deeprl_cli.config.recorded import Recorded, is_own, recorded, shown
 from deeprl_cli.errors import UserError
 from deeprl_cli.reports import chart
 from deeprl_cli.reports.cells import clock, interval, number
@@ -215,7 +215,7 @@ def _films(folder: Path) -> tuple[Block | None, list[str]]:
 
 
 def _values(origins: Recorded) -> list[Block]:
-    given = [o for o in origins.origins if o.source == GIVEN or o.source.startswith(("tuned/", "experiment/"))]
+    given = [o for o in origins.origins if is_own(o)]
     head = ["key", "value", "from", ""]
     found: list[Block] = [Table(head, [_row(o) for o in given])] if given else []
     every = [_row(o) for o in origins.origins]

@@ -31,7 +31,7 @@ _ID = re.compile(r"[^\x00-\x1f]{1,300}")
 
 def check_trackers(cfg: RunConfig) -> None:
     """Raise ConfigError where a tracker's library isn't here, or a plug-in's tracker can't be imported."""
-    for name in cfg.log.to:
+    for name in cfg.log.trackers:
         if name not in TRACKERS:
             load("trackers", name)
         elif importlib.util.find_spec(name) is None:
@@ -42,14 +42,14 @@ def track(
     cfg: RunConfig, folder: Path, name: str, tell: Callable[[str], None], goes_on: bool = False
 ) -> Tracking | None:
     """Begin to track a run, which may go on from before; None where `log.to` names no tracker."""
-    if not cfg.log.to:
+    if not cfg.log.trackers:
         return None
     before = _ids(folder) if goes_on else {}
     about: dict[str, About] = {
         kind: About(
             cfg.name or name, folder, cfg.log.project, cfg.tags, to_plain(cfg), cfg.seed_list, before.get(kind, {})
         )
-        for kind in cfg.log.to
+        for kind in cfg.log.trackers
     }
     return Tracking(about, tell)
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from deeprl_cli.schema.typed import Choice, NonNegativeInt, PositiveFloat, PositiveInt
 
+TENSORBOARD = "tensorboard"
+
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
@@ -46,8 +48,28 @@ NEVER: dict[str, Any] = {"return_": None, "evaluations": 1, "minutes": None, "pl
 
 @dataclass(kw_only=True, slots=True)
 class LogConfig:
+    """`to` is what counts; `tensorboard`, as earlier commands have it, puts it into the list or takes it out."""
+
     every: PositiveInt
-    tensorboard: bool
+    tensorboard: bool | None
     video_every: NonNegativeInt
-    to: list[Annotated[str, Choice(("wandb", "mlflow", "trackio"), "trackers")]]
+    to: list[Annotated[str, Choice((TENSORBOARD, "wandb", "mlflow", "trackio"), "trackers")]]
     project: str | None
+
+    def __post_init__(self) -> None:
+        self.to = loggers(self.to, self.tensorboard)
+        self.tensorboard = None
+
+    @property
+    def event_files(self) -> bool:
+        return TENSORBOARD in self.to
+
+    @property
+    def trackers(self) -> list[str]:
+        return [name for name in self.to if name != TENSORBOARD]
+
+
+def loggers(to: list[str], tensorboard: bool | None) -> list[str]:
+    """The list with TensorBoard or without, where that is said; each name once."""
+    named = [name for name in to if name != TENSORBOARD] if tensorboard is False else to
+    return list(dict.fromkeys([*[TENSORBOARD] * bool(tensorboard), *named]))

@@ -13,9 +13,10 @@ from typing import Any
 
 from deeprl_cli import __version__
 from deeprl_cli.errors import UserError
+from deeprl_cli.schema.course import loggers
 
 KEY = "format"
-FORMAT = 7  # files of format 1 don't say so
+FORMAT = 8  # files of format 1 don't say so
 
 _NO_EXPLORATION = {
     "kind": "none",
@@ -94,6 +95,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
     },
     6: {"log": {"video_every": 0}},
     7: {"log": {"to": [], "project": None}},
+    8: {"": {"typed": None}},
 }
 
 
@@ -111,7 +113,15 @@ def _move_2(values: dict[str, Any]) -> None:
             network.pop(key, None)
 
 
-MOVED: dict[int, Callable[[dict[str, Any]], None]] = {2: _move_2}
+def _move_8(values: dict[str, Any]) -> None:
+    """TensorBoard is one of `log.to`."""
+    log = values.get("log")
+    if isinstance(log, dict) and isinstance(log.get("to"), list) and isinstance(log.get("tensorboard"), bool):
+        log["to"] = loggers(log["to"], log["tensorboard"])
+        log["tensorboard"] = None
+
+
+MOVED: dict[int, Callable[[dict[str, Any]], None]] = {2: _move_2, 8: _move_8}
 
 
 def up_to_date(values: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -287,8 +287,8 @@ class ReplayConfig(AlgoConfig):
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
-    """A whole run, checked. `seed` is the first of `seeds` consecutive seeds trained together; `tuned` names the file
-    of tuned values that it took (`ppo/mujoco`), for the record."""
+    """A whole run, checked. `seed` is the first of `seeds` consecutive seeds trained together; for the
+    record, `tuned` names the file of tuned values that it took (`ppo/mujoco`), and `typed` are its overrides."""
 
     algo: AlgoConfig
     env: EnvConfig
@@ -306,6 +306,7 @@ class RunConfig:
     init_from: str | None
     run_dir: str | None
     tuned: str | None
+    typed: list[str] | None
     name: str | None
     tags: list[str]
 

@@ -39,7 +39,7 @@ def grouped(jobs: Sequence[Job], *, at_a_time: int = 1, most: int | None = None)
 def structure(cfg: RunConfig) -> str:
     """All that members must have in common."""
     plain = to_plain(cfg)
-    for key in ("seed", "seeds", "run_dir", "name", "tags"):
+    for key in ("seed", "seeds", "run_dir", "name", "tags", "typed"):
         del plain[key]
     for key, mark in own_keys(type(cfg.algo)).items():
         *path, last = key.split(".")

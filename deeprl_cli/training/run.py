@@ -141,7 +141,7 @@ def carry_out(
             with fitting(name):
                 logs, links = (point.state["log"], point.state["chain"]) if point else (None, None)
                 tracking = track(job, home, name.name, progress.message, bool(saved)) if ranks.rank() == 0 else None
-                logger = stack.enter_context(RunLogger(own, job.seed_list, job.log.tensorboard, logs, tracking))
+                logger = stack.enter_context(RunLogger(own, job.seed_list, job.log.event_files, logs, tracking))
                 callbacks = Callbacks(made, home, job.seed_list, progress.message)
                 outlets.append(Outlet(home, logger, WeightsChain(own, links), name, callbacks))
             if point is None and ranks.rank() == 0:

@@ -158,7 +158,8 @@ def test_what_can_change():
     before = load_config("algo=ppo env=CartPole-v1 tuned=none total_steps=1000")
     after = changed(before, ["total_steps=5000", "eval.every=7", "hardware.threads=2", "log.tensorboard=false"])
     assert (after.total_steps, after.horizon, after.eval.every, after.hardware.threads) == (5000, 1000, 7, 2)
-    assert not after.log.tensorboard
+    assert not after.log.event_files
+    assert after.typed == [*before.typed[:3], "total_steps=5000", "eval.every=7", *after.typed[5:]]
     assert changed(before, ["total_steps=5000", "horizon=5000"]).horizon == 5000
     assert changed(before, ["total_steps=5000", "horizon=null"]).horizon == 1000
     assert changed(after, ["total_steps=9000"]).horizon == 1000

@@ -229,7 +229,7 @@ def test_config_text_shows_the_whole_or_a_part():
         (["algo.hidden=64"], "algo.hidden=64: must be a list"),
         (["env.backend=synk"], "did you mean 'sync'"),
         (["eval=3"], "eval=3: must be a group of values"),
-        (["log.tensorboard=1"], "log.tensorboard=1: must be true or false"),
+        (["log.tensorboard=1"], "log.tensorboard=1: must be null or true or false: write log.tensorboard=true"),
     ],
 )
 def test_refusals_name_the_key_and_the_mend(overrides, says):

@@ -15,7 +15,8 @@ import yaml
 
 from deeprl_cli.cli import main
 from deeprl_cli.config.compose import load_config
-from deeprl_cli.config.recorded import GIVEN, SETTLED, recorded
+from deeprl_cli.config.explain import explain
+from deeprl_cli.config.recorded import GIVEN, SETTLED, is_own, recorded
 from deeprl_cli.reports.chart import Interval, Line, curves, intervals
 from deeprl_cli.runs.folder import create_run_folder, read_config, write_summary
 from deeprl_cli.schema.typed import to_plain
@@ -198,9 +199,11 @@ def test_an_algorithm_that_is_not_here_is_shown_without_sources():
 def test_the_command_makes_the_same_configuration(typed):
     """Composed again from what the report says, every value is equal, whatever file or experiment gave it."""
     cfg = to_plain(load_config(typed))
+    del cfg["typed"]
     told = recorded({**cfg, "format": 4, "resolved": {}})
     assert not told.unknown
     again = to_plain(load_config(shlex.split(told.command)[2:]))
+    del again["typed"]
     settled = {key: key.split(".") for key in SETTLED}
     for text in told.settled:
         key, inner = settled[text.partition("=")[0]]
@@ -208,8 +211,29 @@ def test_the_command_makes_the_same_configuration(typed):
     assert again == cfg
 
 
-def test_sources_are_those_of_the_files():
-    told = recorded({**to_plain(load_config([*SHORT, "algo.gae_lambda=0.5"])), "resolved": {}})
+def test_sources_are_those_that_explain_names(tmp_path):
+    """Typed, of an experiment, of a file of one's own; a value that has changed since is the run's."""
+    (tmp_path / "algo").mkdir()
+    (tmp_path / "experiment").mkdir()
+    own = tmp_path / "algo" / "mine.yaml"
+    own.write_text("defaults: [/algo/ppo@_here_, _self_]\nname: ppo\ngae_lambda: 0.7\n")
+    (tmp_path / "experiment" / "short.yaml").write_text("# @package _global_\ntotal_steps: 500\n")
+    typed = [f"hydra.searchpath=[file://{tmp_path}]", "algo=mine", "experiment=short", "algo.lr=1e-3", "seed=4"]
+    values = to_plain(load_config([*typed, "env=Acrobot-v1", "tuned=none"]))
+    before = {origin.key: origin for origin in explain(values["typed"])}
+    found = {origin.key: origin for origin in recorded({**values, "seed": 5, "resolved": {}}).origins}
+    for key in ("algo.lr", "total_steps", "algo.gae_lambda", "env.id", "log.every"):
+        assert (found[key].source, found[key].comment) == (before[key].source, before[key].comment)
+    sources = [found[key].source for key in ("algo.lr", "total_steps", "algo.gae_lambda", "log.every")]
+    assert sources == ["command line", str(tmp_path / "experiment" / "short.yaml"), str(own), "train"]
+    assert is_own(found["total_steps"])
+    assert found["seed"].source == GIVEN
+    own.unlink()
+    assert recorded({**values, "resolved": {}}).origins, "a file that is gone leaves what can be told"
+
+
+def test_sources_of_a_run_that_doesnt_say_what_was_typed():
+    told = recorded({**to_plain(load_config([*SHORT, "algo.gae_lambda=0.5"])), "typed": None, "resolved": {}})
     by_key = {origin.key: origin for origin in told.origins}
     assert by_key["algo.gae_lambda"].source == GIVEN
     assert by_key["algo.gae_lambda"].comment == "instead of 0.8 (tuned/ppo/CartPole-v1)"

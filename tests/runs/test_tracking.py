@@ -150,6 +150,28 @@ def test_a_run_without_a_result_has_no_table(told, tmp_path):
     assert rows == [[0, 1.0, None], [1, None, 0]]
 
 
+@pytest.mark.parametrize(("typed", "to"), [
+    ([], ["tensorboard"]),
+    (["log.to=[tensorboard,wandb,mlflow,trackio]"], ["tensorboard", "wandb", "mlflow", "trackio"]),
+    (["log.to=[wandb]"], ["wandb"]),
+    (["log.tensorboard=false"], []),
+    (["log.tensorboard=true", "log.to=[wandb]"], ["tensorboard", "wandb"]),
+    (["log.tensorboard=false", "log.to=[tensorboard,wandb]"], ["wandb"]),
+])  # fmt: skip
+def test_tensorboard_is_one_of_them(typed, to):
+    log = load_config(typed).log
+    assert (log.to, log.tensorboard) == (to, None)
+    assert (log.event_files, log.trackers) == ("tensorboard" in to, [name for name in to if name != "tensorboard"])
+
+
+def test_the_list_is_all_that_is_told(told, tmp_path):
+    one, other = run(tmp_path / "a", "log.to=[tensorboard,wandb]"), run(tmp_path / "b", "log.to=[wandb]")
+    assert list(one.rglob("events.*"))
+    assert not list(other.rglob("events.*"))
+    assert (one / tracking.NAME).exists()
+    assert (other / tracking.NAME).exists()
+
+
 def test_no_thread_is_left(told, tmp_path):
     before = set(threading.enumerate())
     run(tmp_path / "run", "log.to=[wandb,mlflow]")
@@ -163,7 +185,7 @@ def test_a_library_that_is_missing_is_told_before_the_run(monkeypatch):
 
 
 @pytest.mark.parametrize(("typed", "said"), [
-    ("log.to=[wandbb]", "must be one of wandb, mlflow, trackio; did you mean 'wandb'?"),
+    ("log.to=[wandbb]", "must be one of tensorboard, wandb, mlflow, trackio; did you mean 'wandb'?"),
     ("log.to=wandb", "log.to=wandb: must be a list"),
 ])  # fmt: skip
 def test_mistakes(typed, said):

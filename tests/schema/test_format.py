@@ -46,6 +46,7 @@ def test_old_configs_are_read_as_they_were(config, tmp_path):
     before = {key: value for key, value in before.items() if not key.startswith("resolved.")}
     moved = {"first-ppo": 1, "first-ppo-linear": 4, "second-trpo": 1}.get(config.stem, 0)
     assert len(before.keys() - now.keys()) == moved
+    assert now.pop("log.to") == ["tensorboard"] * before.pop("log.tensorboard") + before.pop("log.to", [])
     assert {key: now[key] for key in before if key in now} == {key: before[key] for key in before if key in now}
 
 
