@@ -14,7 +14,7 @@ from deeprl_cli.commands.arguments import Parser, Weights, natural, positive, st
 from deeprl_cli.commands.counting import counting
 from deeprl_cli.errors import UserError, warn
 from deeprl_cli.plugins.files import short
-from deeprl_cli.runs.catalogue import find
+from deeprl_cli.runs.catalogue import find, find_any
 from deeprl_cli.runs.folder import chosen_seed, find_run
 from deeprl_cli.runs.sweep_folder import SWEEP_NAME
 
@@ -77,17 +77,18 @@ def run(arguments: Sequence[str]) -> int:
         video=flags.video,
         filmed=flags.video_episodes or 1,
     )
-    sweeps = [path for path in flags.runs if (path.expanduser() / SWEEP_NAME).is_file()]
+    found = [find_any(path) for path in flags.runs]
+    sweeps = [path for path in found if (path / SWEEP_NAME).is_file()]
     with stdout_for(flags.json) as tell:
         if sweeps:
-            if len(flags.runs) > 1:
+            if len(found) > 1:
                 raise UserError(f"{sweeps[0]}: is a sweep: name it alone")
-            return _evaluate_best(sweeps[0].expanduser(), replace(wanted, chosen=True), flags.json, tell)
-        if len(flags.runs) == 1:
-            report, notes = evaluate_run(flags.runs[0], wanted)
+            return _evaluate_best(sweeps[0], replace(wanted, chosen=True), flags.json, tell)
+        if len(found) == 1:
+            report, notes = evaluate_run(found[0], wanted)
             tell(json.dumps(report) if flags.json else in_lines(report, notes))
             return 0
-        return _evaluate_several(flags.runs, wanted, flags.json, tell)
+        return _evaluate_several(found, wanted, flags.json, tell)
 
 
 def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> int:

@@ -89,11 +89,11 @@ def plot_returns(path: Path, over: str | None, curves: Path | None, title: str |
     return that; None where `path` is no sweep, or has too many keys and none was chosen. Raises UserError."""
     from deeprl_cli.reports.landscape import Point, draw_returns
     from deeprl_cli.reports.picture import save
-    from deeprl_cli.runs.catalogue import find
+    from deeprl_cli.runs.catalogue import find_any
     from deeprl_cli.runs.sweep_folder import SWEEP_NAME, read_sweep
     from deeprl_cli.sweeps.ranking import keys_of, ranked
 
-    folder = find(path)
+    folder = find_any(path)
     if not (folder / SWEEP_NAME).is_file():
         if over:
             raise UserError(f"--over {over}: {folder} is no sweep")
@@ -180,8 +180,10 @@ def _file(out: Path | None, paths: Sequence[Path], metric: str) -> Path:
     """Where the picture goes: into the one folder that was named, else into the current one."""
     name = f"{slug(metric)}.png"
     if out is None:
-        only = paths[0].expanduser()
-        return (only if len(paths) == 1 and only.is_dir() else Path()) / name
+        from deeprl_cli.runs.catalogue import find_any
+
+        only = find_any(paths[0]) if len(paths) == 1 else None
+        return (only if only is not None and only.is_dir() else Path()) / name
     out = out.expanduser()
     if out.is_dir():
         return out / name

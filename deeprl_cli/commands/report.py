@@ -35,9 +35,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def report(path: Path, *, out: Path | None, as_card: bool) -> Path:
     """Write the report of what `path` means; the file. Raises UserError."""
+    from deeprl_cli.runs.catalogue import find_any
     from deeprl_cli.runs.folder import CONFIG_NAME, find_run
 
-    folder = _folder(path)
+    folder = find_any(path)
     kind = _kind(folder)
     if kind == "run" and not (folder / CONFIG_NAME).is_file():
         folder = find_run(folder)
@@ -60,22 +61,6 @@ def report(path: Path, *, out: Path | None, as_card: bool) -> Path:
 
     write(_page(folder, kind), file)
     return file
-
-
-def _folder(path: Path) -> Path:
-    """A folder that is there; else the run or the sweep that is called so."""
-    from deeprl_cli.runs.catalogue import LATEST, find
-
-    try:
-        return find(path)
-    except UserError:
-        if str(path) == LATEST:
-            raise
-        try:
-            return find(path, "sweep")
-        except UserError:
-            pass
-        raise
 
 
 def _kind(folder: Path) -> str:

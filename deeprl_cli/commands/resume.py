@@ -31,13 +31,15 @@ def run(arguments: Sequence[str]) -> int:
     flags = parser.parse_intermixed_args(arguments)
     refuse_twice(flags.overrides)
     wait_politely()
+    from deeprl_cli.runs.catalogue import find_any
     from deeprl_cli.sweeps.again import is_sweep, resume_sweep
 
-    if is_sweep(flags.run):
+    found = find_any(flags.run)
+    if is_sweep(found):
         if flags.overrides:
             raise UserError(f"{flags.run}: a sweep goes on as it is; {flags.overrides[0]} is for one of its runs")
-        return resume_sweep(flags.run, lambda run: resume(run, [], trust=flags.trust), trust=flags.trust)
-    resume(flags.run, flags.overrides, trust=flags.trust)
+        return resume_sweep(found, lambda run: resume(run, [], trust=flags.trust), trust=flags.trust)
+    resume(found, flags.overrides, trust=flags.trust)
     return 0
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deeprl_cli.config.messages import dotted_keys, some
 from deeprl_cli.errors import UserError, did_you_mean, warn
-from deeprl_cli.runs.catalogue import find
+from deeprl_cli.runs.catalogue import find_any
 from deeprl_cli.runs.folder import CONFIG_NAME, find_run, read_config
 from deeprl_cli.runs.sweep_folder import SWEEP_NAME, label, read_sweep, run_of, settings
 
@@ -104,7 +104,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs that the paths are or hold, each once. Raises UserError where a path holds none."""
     runs: dict[Path, Run] = {}
     for path in paths:
-        found = _runs_at(find(path))
+        found = _runs_at(find_any(path))
         if not found:
             raise UserError(
                 f"{path}: no runs there (no folder below it has a {CONFIG_NAME}): name one, or a folder of them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -89,3 +90,15 @@ def find(text: str | Path, kind: str = "run", root: Path = RUNS) -> Path:
     rest = f" and {len(fitting) - _NAMED} more" if len(fitting) > _NAMED else ""
     shown = ", ".join(map(str, newest[:_NAMED]))
     raise UserError(f"{text}: fits {len(fitting)} {kind}s, {shown}{rest}: name one, with more of its path")
+
+
+def find_any(text: str | Path, root: Path = RUNS) -> Path:
+    """`find` for what takes both: the run that is called so; where none or more than one is, the sweep. `latest` is a
+    run. Raises UserError as for a run."""
+    try:
+        return find(text, root=root)
+    except UserError:
+        if str(text) != LATEST:
+            with suppress(UserError):
+                return find(text, "sweep", root)
+        raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deeprl_cli.errors import UserError
-from deeprl_cli.runs.catalogue import find, name_of, runs_below, sweeps_below
+from deeprl_cli.runs.catalogue import find, find_any, name_of, runs_below, sweeps_below
 from deeprl_cli.runs.lock import held, locked
 
 
@@ -48,6 +48,14 @@ def test_a_path_a_name_a_part_of_either_or_the_latest():
     assert find("latest") == path
     assert find("seed=1").name == "lr=0.1_seed=1"
     assert find("latest", "sweep") == find("01-03", "sweep") == Path("runs/sweeps/2026-01-03_10-00-00")
+
+
+def test_what_takes_both_takes_the_sweep_where_no_single_run_is_meant():
+    assert find_any("01-03") == Path("runs/sweeps/2026-01-03_10-00-00")
+    assert find_any("sac/") == find("sac/")
+    assert find_any("latest") == find("latest")
+    with pytest.raises(UserError, match="fits 2 runs"):
+        find_any("lr=0.1")
 
 
 def test_an_exact_name_is_meant_though_it_is_a_part_of_others():
