@@ -234,6 +234,7 @@ class Trainer(ABC):
         values["time/seconds"] = [self._clock.seconds] * self.num_seeds
         if ranks.rank() == 0:
             self.shares.log(self.x_axis, silenced(values, self.silent_seeds()), self.steps, weights)
+            self.to.progress.forecast()
         self._recent_return = mean([e[1] for e in self._episodes]) if self._episodes else self._recent_return
         metrics, learned_at = self._metrics, self._learned_at
         self._episodes, self._metrics, self._learned_at = [], [], []

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 _REDRAWS_PER_SECOND = 5.0
 _NEWS = 0.5  # seconds that a stage lasts before the line names it: shorter ones would flicker
+_PACE = 10.0  # seconds of training after which the pace is known
+_LONG_RUN = 600.0  # seconds: a run that takes longer says so
 _LONG = 5.0  # seconds after which the line says how long compiling has taken so far
 _ECHO = 4  # columns left free at the line's end: a terminal writes ^C there, and a full line would break
 _LONGEST_BAR, _SHORTEST_BAR = 30, 8  # columns
@@ -56,7 +58,7 @@ class Progress:
         self._start = (0, 0.0)  # step and time that the pace counts from: a resumed run starts late
         self._stage, self._count, self._since = "", "", 0.0  # what is under way, how far, since when
         self._doing, self._doing_since = "", 0.0
-        self._stopping = False
+        self._stopping, self._foretold = False, False
         self._printed_step = -1
         self._printed = ("", 0.0, 0.0)  # the last plain line: where it was, since when, when it may be said again
         self._terminal = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -111,6 +113,20 @@ class Progress:
             self._console.print(text, markup=False, soft_wrap=True)
         else:
             self._print(text)
+
+    def forecast(self) -> None:
+        """Once, when the pace is known: how long a run that takes long will take. To be called between two steps."""
+        at, now = self._position(), time.monotonic()
+        taken, left = now - self._start[1], self._seconds_left(at)
+        if self._foretold or taken < _PACE or at.step == self._start[0]:
+            return
+        self._foretold = True
+        if math.isfinite(left) and left > _LONG_RUN:
+            pace = (at.step - self._start[0]) / taken
+            self.message(
+                f"{self._total - at.step:,} steps more, at {pace:,.0f} a second with evaluations: about "
+                f"{_clock(left)}; Ctrl-C stops it with its results, deeprl resume goes on"
+            )
 
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:

@@ -144,6 +144,19 @@ def test_compiling_is_no_part_of_the_pace(clock: Clock) -> None:
     assert progress.line().endswith("0:05 left")
 
 
+def test_a_long_run_says_once_how_long_it_will_take(clock: Clock) -> None:
+    for total, words in ((10_000, "9,900 steps more, at 10 a second with evaluations: about 16:30"), (5_000, None)):
+        stream = io.StringIO()
+        progress = Progress(total, 1, stream)
+        progress.follow(Position)
+        for seconds, step in ((5, 50), (5, 100), (10, 200)):  # the first five say too little
+            clock.now += seconds
+            at(progress, step)
+            progress.forecast()
+        told = stream.getvalue().splitlines()
+        assert [line.partition(";")[0] for line in told] == ([words] if words else [])
+
+
 def test_what_it_is_at_is_named_once_it_lasts(clock: Clock) -> None:
     """What comes and goes at every look would only flicker."""
     progress = Progress(1000, 1, io.StringIO())
