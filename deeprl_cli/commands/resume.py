@@ -63,6 +63,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.runs.folder import read_config, rewrite_config
     from deeprl_cli.runs.group_record import goes_on_alone
     from deeprl_cli.runs.lock import locked
+    from deeprl_cli.runs.machine import others_than
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.training.assemble import resolved_hardware
     from deeprl_cli.training.launch import counted, in_rank, launch, launched, membership, parallel, restarts
@@ -77,6 +78,9 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     check_trust(
         run, replace(before, callbacks=[c for c in before.callbacks if c in cfg.callbacks]), trust, training=True
     )
+    if not launched() and not in_rank():
+        for told in others_than(resolved.get("machine")):
+            print(told, flush=True)
     seen = preflight(cfg, fresh=False)
     with membership(cfg), ExitStack() as stack:
         if not launched() and ranks.rank() == 0:

@@ -47,6 +47,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.runs.folder import NUMERICS, read_config
     from deeprl_cli.runs.group_record import alone_from, read_group
     from deeprl_cli.runs.logger import RunLogger
+    from deeprl_cli.runs.machine import others_than
     from deeprl_cli.runs.reading import check_trust, read_run
     from deeprl_cli.runs.weights_chain import CHAIN_NAME, Comparison, WeightsChain, read_chain
     from deeprl_cli.schema.course import NEVER, StopConfig
@@ -82,6 +83,8 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
         print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: other numbers may be meant")
     if (numerics := resolved.get("numerics", 1)) != NUMERICS:
         print(f"its numerics are of version {numerics}, these of {NUMERICS}: weights may differ by rounding")
+    for told in others_than(resolved.get("machine")):
+        print(told)
     quiet = dataclasses.replace(cfg.checkpoint, every=0, history=0, replay=False)
     unseen, never = dataclasses.replace(cfg.eval, every=0), StopConfig(**NEVER)
     untold = dataclasses.replace(cfg.log, video_every=0, to=[])

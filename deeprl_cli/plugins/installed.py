@@ -36,6 +36,12 @@ def plugins() -> Mapping[str, Plugin]:
     return found
 
 
+def versions() -> dict[str, str]:
+    """The packages of those that work, with their versions."""
+    working = [point.dist for point in entry_points(group=GROUP) if point.name in plugins()]
+    return {dist.name: dist.version for dist in working if dist is not None}
+
+
 @functools.cache
 def names(part: Part) -> Mapping[str, str]:
     """What plug-ins add to `part`: `module:Class` by name. Where two add the same name, neither does, and that is

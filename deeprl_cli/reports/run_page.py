@@ -230,10 +230,17 @@ def _machine(config: Mapping[str, Any]) -> Block:
     resolved = dict(config["resolved"])
     machine = resolved.pop("machine", None)
     rows = [[key, shown(value)] for key, value in resolved.items()]
-    rows += [[key, shown(value)] for key, value in machine.items()] if isinstance(machine, Mapping) else []
+    rows += [[key, _listed(value)] for key, value in machine.items()] if isinstance(machine, Mapping) else []
     if not isinstance(machine, Mapping):
         rows.append(["machine", "not recorded (an earlier deeprl trained it)"])
     return Table(["", ""], rows)
+
+
+def _listed(value: Any) -> str:
+    """A value; of plug-ins, their names and versions."""
+    return (
+        ", ".join(f"{key} {shown(one)}" for key, one in value.items()) if isinstance(value, Mapping) else shown(value)
+    )
 
 
 def _commands(folder: Path, config: Mapping[str, Any], origins: Recorded) -> list[tuple[str, str]]:

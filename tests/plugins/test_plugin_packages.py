@@ -91,12 +91,24 @@ def test_a_package_is_trained_resumed_and_evaluated(package, here, capsys):
     assert (here / "told").read_text() == "finished at 256"
     config = read_config(Path("part"))
     assert (config["network"]["waves"], config["env"]["max_episode_steps"]) == (5, 25)  # the plug-in's env/<Id>.yaml
+    assert config["resolved"]["machine"]["plugins"] == {"acme": "1.0"}
+    capsys.readouterr()
     assert code("resume", "part", "total_steps=512") == 0
+    assert "it trained with" not in capsys.readouterr().out
     assert code("train", *parts, *SHORT, "total_steps=512", "horizon=256", "run_dir=whole") == 0
     assert Path("part/weights.sha256").read_text() == Path("whole/weights.sha256").read_text()
     assert code("eval", "part", "--episodes", "2") == 0
     assert "acme_ac on Acme/Pole-v0" in capsys.readouterr().out
+    file = Path("part/config.yaml")
+    file.write_text(file.read_text().replace("acme: '1.0'", "acme: '0.9'\n      gone: '2'"))
     assert code("verify", "part") == 0
+    said = capsys.readouterr().out
+    assert "it trained with acme 0.9, and this is 1.0: other numbers may come out" in said
+    assert "it trained with gone 2, which isn't installed here" in said
+    assert code("resume", "part") == 2
+    assert "it trained with acme 0.9, and this is 1.0" in capsys.readouterr().out
+    assert code("report", "part") == 0
+    assert "acme 0.9, gone 2" in Path("part/report.html").read_text()
 
 
 def test_a_kind_of_exploration_and_a_network_for_a_critic(package, here):
