@@ -16,8 +16,8 @@ LIBRARIES = ("torch", "gymnasium", "numpy")
 
 
 def machine(device: str) -> dict[str, Any]:
-    """System, processor and cores (of a GPU, its name), Python, and the versions of the libraries and of the packages of
-    plug-ins; nothing that names the machine or its user."""
+    """System, processor and cores (of a GPU, its name), Python, and the versions of the libraries and of plug-ins'
+    packages; nothing that names the machine or its user."""
     found: dict[str, Any] = {
         "system": platform.platform(),
         "processor": _processor(),
