@@ -63,7 +63,7 @@ def calls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = []
     train = types.ModuleType("deeprl_cli.training.run")
-    train.train = made.append
+    train.train = lambda run, seen: made.append(run)
     monkeypatch.setitem(sys.modules, "deeprl_cli.training.run", train)
 
     def evaluated(run, wanted):
@@ -154,7 +154,7 @@ def test_version_and_help(capsys):
         (["eval", "runs/x", "--checkpoint", "worst"], "'worst' is not best, last, or a step"),
         (["list"], "required: what"),
         (["list", "algo"], "invalid choice: 'algo'"),
-        (["list", "envs", "zzz-nothing"], "no environment holds 'zzz-nothing'"),
+        (["list", "envs", "zzz-nothing"], "no environment contains 'zzz-nothing'"),
     ],
 )
 def test_what_cant_be_done_is_said_in_one_line(calls, capsys, arguments, says):
@@ -179,14 +179,14 @@ def test_train_shows_its_configuration(calls, capsys):
 
 
 def test_errors_of_the_preflight_are_lines_and_others_tracebacks(calls, monkeypatch, capsys):
-    def refuse(cfg):
+    def refuse(cfg, seen):
         raise ConfigError("algo=dqn takes Discrete actions")
 
     monkeypatch.setattr(sys.modules["deeprl_cli.training.run"], "train", refuse)
     assert code("train", "algo=dqn") == 2
     assert capsys.readouterr().err == "deeprl: algo=dqn takes Discrete actions\n"
 
-    def fail(cfg):
+    def fail(cfg, seen):
         raise ZeroDivisionError
 
     monkeypatch.setattr(sys.modules["deeprl_cli.training.run"], "train", fail)
@@ -195,7 +195,7 @@ def test_errors_of_the_preflight_are_lines_and_others_tracebacks(calls, monkeypa
 
 
 def test_interruption_before_training(calls, monkeypatch):
-    def interrupt(cfg):
+    def interrupt(cfg, seen):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["deeprl_cli.training.run"], "train", interrupt)
@@ -317,7 +317,7 @@ def test_list_networks_and_hardware(wide, capsys):
 
 
 def test_an_environment_that_cant_be_made_says_why():
-    assert listing._described("GymV21Environment-v0")[0].startswith("can't be made: ")
+    assert listing._described("GymV21Environment-v0")[0].startswith("can't be built: ")
 
 
 # ---- shell completion

@@ -1,4 +1,4 @@
-"""A parser whose errors are one line, and types of flags, for all verbs. Only the standard library is used."""
+"""For all verbs: a parser whose errors are one line, and types of flags. It uses only the standard library."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Literal, NoReturn
 
 from deeprl_cli.errors import UserError
 
-Weights = Literal["best", "last"] | int  # of a run: its best, its last, or those of a step
+Weights = Literal["best", "last"] | int  # which weights of a run: best, last, or those of a step
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, its errors as ours: one line."""
+    """argparse, with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` says what there is")
 
     def takes_run(self, several: bool = False) -> None:
-        """RUN (`several`: RUN…, as `runs`), and leave to import what it names."""
+        """Add RUN (with `several`: RUN…, as `runs`) and --trust."""
         name, count = ("runs", "+") if several else ("run", None)
         told = "a run: its folder, its name, a part of either that no other run has, or latest"
         self.add_argument(name, nargs=count, type=Path, metavar="RUN", help=told)
@@ -32,15 +32,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--trust", action="store_true", help=trust)
 
     def takes_checkpoint(self, *also: str) -> None:
-        """--checkpoint, and what else it may be called."""
-        told = "which weights (best, where an evaluation has chosen any); STEP: one that checkpoint.history has kept"
+        """Add --checkpoint, and its other names."""
+        told = "which weights (default: best, if an evaluation chose any, else last); STEP: kept by checkpoint.history"
         self.add_argument("--checkpoint", *also, type=which_weights, metavar="best|last|STEP", help=told)
 
 
 @contextmanager
 def stdout_for(json: bool) -> Iterator[Callable[[str], None]]:
-    """A function that prints the result. For JSON, whatever else is printed meanwhile, by environments or by libraries,
-    goes to standard error, so that standard output is JSON alone."""
+    """A function that prints the result. With JSON, everything else that is printed in the meantime (by environments or
+    libraries) goes to standard error, so that standard output holds nothing but JSON."""
     if not json:
         yield print
         return
@@ -62,7 +62,7 @@ def stdout_for(json: bool) -> Iterator[Callable[[str], None]]:
 
 
 def which_weights(text: str) -> Weights:
-    """Of a run: `best`, `last`, or those of a step."""
+    """`best`, `last`, or a step."""
     if text in ("best", "last"):
         return "best" if text == "best" else "last"
     try:

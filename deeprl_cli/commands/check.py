@@ -28,22 +28,22 @@ from deeprl_cli.training.services import Services
 from deeprl_cli.training.share import Outlet
 
 PATIENCE = 30.0  # seconds to wait for the first update
-MEASURED = 4.0  # seconds of training that the estimate of time rests on
-TELLING = 5.0  # times as long, and what is done once at the start no longer counts
-EVERY = 5.0  # seconds between words on how far it is
+MEASURED = 4.0  # seconds of training that are measured for the estimate of time
+TELLING = 5.0  # after this many times as long, work that is done only once no longer matters
+EVERY = 5.0  # seconds between lines that say how far it is
 
 
 def check(cfg: RunConfig, seen: Look | None = None) -> str:
     """What was found, as text; `seen` saves another look at the environment. Raises UserError, as the run itself would,
     for whatever can't work."""
     seen = preflight(cfg, seen=seen)
-    short = in_one_process(cfg)  # what a worker does, alone
-    if isinstance(cfg.algo, ReplayConfig):  # the update is what is looked at, not the random steps before it
+    short = in_one_process(cfg)  # what each worker does, in one process
+    if isinstance(cfg.algo, ReplayConfig):  # only the update matters here, not the random steps before it
         starts = min(cfg.algo.learning_starts, cfg.algo.batch_size)
         short = dataclasses.replace(short, algo=dataclasses.replace(cfg.algo, learning_starts=starts))
     chosen = resolved_hardware(cfg, seen.spec)
     if workers_of(cfg) is not None and cfg.hardware.threads == "auto":
-        chosen = dataclasses.replace(chosen, threads=1)  # workers have the cores
+        chosen = dataclasses.replace(chosen, threads=1)  # the workers use the cores
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_check_")))
         parts = assemble(short, seen.spec, chosen, stack, fresh=True)
@@ -54,7 +54,7 @@ def check(cfg: RunConfig, seen: Look | None = None) -> str:
         clock = Clock(compiler)
         watch(trainer)
         losses, warm_up = first_update(trainer, clock)
-        # what has taken long enough needn't be done again to be timed
+        # it took long enough to be timed; no need to do it again
         pace = Pace(trainer.steps, clock.seconds()) if clock.seconds() > TELLING * MEASURED else measure(trainer, clock)
         state = sum(t.numel() * t.element_size() for t in parts.policy.state_dict().values() if hasattr(t, "numel"))
     return "\n".join(report(cfg, parts.policy, chosen, losses, seconds_for(cfg, warm_up, pace), state))
@@ -72,7 +72,7 @@ class Pace(NamedTuple):
 
 
 class Clock:
-    """Seconds since it was made, less what went into compiling."""
+    """Seconds since it was made, without those of compiling."""
 
     def __init__(self, compiler: hw.GraphCompiler | None) -> None:
         self.compiler, self.began = compiler, time.perf_counter()
@@ -82,15 +82,15 @@ class Clock:
 
 
 def seconds_for(cfg: RunConfig, warm_up: Pace, pace: Pace) -> float:
-    """How long the run will train: its random steps at the pace of those, all others at that of learning."""
+    """How long the run will train: its random steps are faster than those with learning."""
     starts = min(cfg.algo.learning_starts, cfg.total_steps) if isinstance(cfg.algo, ReplayConfig) else 0
     starts = starts if warm_up.steps else 0
-    workers = min(workers_of(cfg) or 1, hw.available_cores())  # a worker without a core of its own adds nothing
+    workers = min(workers_of(cfg) or 1, hw.available_cores())  # more workers than cores bring nothing
     return warm_up.of(starts) + pace.of(cfg.total_steps - starts) / workers
 
 
 def watch(trainer: Trainer) -> None:
-    """Have the trainer say every few seconds how far it is: a rollout and its update may take minutes."""
+    """Make the trainer say every few seconds how far it is: a rollout and its update may take minutes."""
     played, learned, told = 0, 0, time.perf_counter()
 
     def tell() -> None:
@@ -123,8 +123,8 @@ def watch(trainer: Trainer) -> None:
 
 
 def first_update(trainer: Trainer, clock: Clock) -> tuple[str, Pace]:
-    """Train until something has been learned; the losses of that update, in words, and the pace of what came before it.
-    Raises UserError where it isn't a number."""
+    """Train until the first update; its losses in words, and the pace of the steps before it. Raises UserError if a
+    loss is not finite."""
     trainer.start()
     before = Pace(0, 0.0)
     began = clock.seconds()
@@ -142,7 +142,7 @@ def first_update(trainer: Trainer, clock: Clock) -> tuple[str, Pace]:
 
 
 def measure(trainer: Trainer, clock: Clock) -> Pace:
-    """The pace of training as the run will do it, over a moment; a graph that is compiled on the way takes no time."""
+    """The pace of training as in the run, measured for a moment. Time for compiling is left out."""
     began, steps = clock.seconds(), trainer.steps
     while clock.seconds() - began < MEASURED or trainer.steps == steps:
         trainer.iterate()
@@ -170,7 +170,7 @@ def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, sec
         f"  hardware      {choices}",
         f"  first update  {losses}",
         f"  memory        {_mib(memory + state)}" + (f" of {_mib(free)} free" if free is not None else ""),
-        f"  disk          {_mib(on_disk)} a checkpoint, {cfg.checkpoint.keep} kept (what doesn't change is shared)",
+        f"  disk          {_mib(on_disk)} a checkpoint, {cfg.checkpoint.keep} kept (unchanged parts are shared)",
         f"  time          about {_duration(seconds)} for {cfg.total_steps:,} steps, "
         f"{'compiled' if chosen.compile else 'eager'} ({cfg.total_steps / seconds:,.0f} steps/s of each seed); "
         "evaluations on top",

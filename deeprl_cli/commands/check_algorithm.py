@@ -1,4 +1,4 @@
-"""`deeprl check-algorithm NAME`: whether an algorithm holds to what the rest of deeprl relies on."""
+"""`deeprl check-algorithm NAME`: whether an algorithm does what the rest of deeprl relies on."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def compare(first: Sequence[str], second: Sequence[str], *, policy: str, out: Pa
         raise UserError(f"no environment in common: {some(envs[0])} against {some(envs[1])}")
     alone = sorted({*envs[0], *envs[1]} - set(common))
     if alone:
-        warn(f"left out, for one side alone has it: {some(alone)}")
+        warn(f"left out, because only one side has it: {some(alone)}")
     results = [_compared(env, envs[0][env], envs[1][env]) for env in common]
     chances = _chances([[side[env] for env in common] for side in envs])
     if as_json:
@@ -59,7 +59,7 @@ def compare(first: Sequence[str], second: Sequence[str], *, policy: str, out: Pa
 
 
 def _side(names: Sequence[str], policy: str) -> list[dict[str, Any]]:
-    """The finished runs of a side: their configurations, and the return of each seed."""
+    """The finished runs of one side: their configurations, and the return of each seed."""
     from deeprl_cli.reports.curves import find_runs
     from deeprl_cli.runs.sweep_folder import results
 
@@ -77,7 +77,7 @@ def _side(names: Sequence[str], policy: str) -> list[dict[str, Any]]:
 
 
 def _check_protocol(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UserError where runs on one environment were not evaluated alike, naming the difference."""
+    """Raise UserError if runs on one environment were evaluated differently; the message names the difference."""
     from deeprl_cli.reports.curves import value_at
 
     known: dict[str, Mapping[str, Any]] = {}
@@ -162,7 +162,7 @@ def _verdict(one: Mapping[str, Any]) -> str:
     if one["p"] < 0.05:
         return f"the {'first' if one['difference'] > 0 else 'second'} earns more (Yuen's test, p = {one['p']:.2g})"
     if seeds is None:
-        return "can't be told apart, and hardly differ: 1,000 seeds of each wouldn't tell"
+        return "no difference can be seen; it is so small that 1,000 seeds of each would not show it"
     more = [max(0, seeds - len(one[side]["returns"])) for side in ("first", "second")]
     return (
         f"can't be told apart (p = {one['p']:.2g}); {seeds} seeds of each would tell, if they differ as much as it "

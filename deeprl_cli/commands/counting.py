@@ -1,4 +1,4 @@
-"""How far a verb is, on a terminal."""
+"""Shows on a terminal how far a command has come."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_AGAIN = 0.2  # seconds between two drawings
+_AGAIN = 0.2  # seconds between two updates
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that is told (done, total), and draws `what: 40 of 100` on standard error, in one line that is gone at
-    the end. It draws nothing where standard error is no terminal."""
+    """A function that takes (done, total) and shows `what: 40 of 100` on standard error, in a line that is erased at
+    the end. If standard error is no terminal, it shows nothing."""
     stream = sys.stderr
     if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield lambda done, total: None

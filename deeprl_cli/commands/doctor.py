@@ -1,4 +1,4 @@
-"""`deeprl doctor`: what this machine has, what is broken, and what can be mended. Works where torch doesn't."""
+"""`deeprl doctor`: what this machine has, what is broken, and how to mend it. It works even if torch doesn't."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ NEEDED = (
     "jinja2",
     "markupsafe",
 )
-# of each extra the module that shows whether it is here, and what it is for
+# for each extra: a module that shows whether it is installed, and what it is for
 EXTRAS = {
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
-    "mujoco": ("mujoco", "HalfCheetah, Hopper, Ant and their kin"),
+    "mujoco": ("mujoco", "HalfCheetah, Hopper, Ant and others"),
     "atari": ("ale_py", "Atari games: env=ALE/Pong-v5"),
     "minigrid": ("minigrid", "MiniGrid and BabyAI"),
     "envpool": ("envpool", "EnvPool's fast environments: env.backend=envpool"),
@@ -58,8 +58,8 @@ EXTRAS = {
     "docs": ("zensical", "the docs as a site: make docs"),
 }
 LARGE_TO_IMPORT = ("ray", "wandb", "mlflow", "trackio")
-PATIENCE = 60.0  # seconds for a trial of the compiler
-# OpenMP is looked for on Linux alone: elsewhere torch finds it in its own ways
+PATIENCE = 60.0  # seconds that a test of the compiler may take
+# only on Linux; elsewhere torch has its own ways to find OpenMP
 OPENMP = sys.platform == "linux"
 PROGRAM = "#include <Python.h>\n" + (
     "#include <omp.h>\nint cores() { return omp_get_max_threads(); }\n" if OPENMP else ""
@@ -68,7 +68,7 @@ PROGRAM = "#include <Python.h>\n" + (
 
 @dataclass(frozen=True)
 class Finding:
-    """`broken` is what runs need and don't have; `mend` what to do about it, or about a `note`."""
+    """`broken`: runs need this and it doesn't work. `mend`: what to do about it, or about a `note`."""
 
     name: str
     state: Literal["ok", "note", "broken"]
@@ -79,11 +79,13 @@ class Finding:
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl doctor",
-        description="What this machine has for training, and what is broken. Exit code 1 if something needed is.",
+        description="What this machine has for training, and what is broken. Exit code 1 if training can't work.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--fix", action="store_true", help="clean the folder of compiled graphs: damaged, half made, large"
+        "--fix",
+        action="store_true",
+        help="clean the folder of compiled graphs: remove damaged and half-made ones; empty it if it is large",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     flags = parser.parse_args(arguments)
@@ -96,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def examine() -> list[Finding]:
-    """Everything but the extras; what raises is broken, and the rest is looked at all the same."""
+    """Everything but the extras. A check that raises an error counts as broken, and the others go on."""
     checks: dict[str, Callable[[], Finding]] = {
         "packages": packages,
         "torch": trains,
@@ -109,7 +111,7 @@ def examine() -> list[Finding]:
     for name, check in checks.items():
         try:
             found.append(check())
-        except Exception as error:  # a package that is broken raises whatever it likes
+        except Exception as error:  # a broken package may raise anything
             found.append(Finding(name, "broken", _said(error), "install deeprl again, in a fresh environment"))
     return found
 
@@ -125,7 +127,7 @@ def packages() -> Finding:
 
 
 def trains() -> Finding:
-    """A gradient step and an environment's step."""
+    """Try a gradient step and a step of an environment."""
     import gymnasium
     import torch
 
@@ -141,11 +143,11 @@ def trains() -> Finding:
 
 
 def compiler() -> Finding:
-    """The one that compiled runs need, on trial."""
+    """Try the compiler that compiled runs need."""
     found = find_compiler()
     if found is None:
         mend = "install g++ (Debian, Ubuntu: apt-get install g++) to train long runs faster"
-        return Finding("compiler", "note", "no g++ or clang++: all runs are eager", mend)
+        return Finding("compiler", "note", "no g++ or clang++: runs are not compiled", mend)
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False, timeout=PATIENCE)
     with tempfile.TemporaryDirectory(prefix="deeprl_doctor_") as folder:
         source = Path(folder, "trial.cpp")
@@ -170,7 +172,7 @@ def gpu() -> Finding:
         named = "; ".join(f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices)
         return Finding("GPU", "ok", f"{named}: hardware=cuda")
     if not (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists()):
-        return Finding("GPU", "note", "none: hardware=cpu, which small networks don't mind")
+        return Finding("GPU", "note", "none; hardware=cpu is fine for small networks")
     if torch.version.cuda is None:
         mend = "pip install torch from PyPI, without an --extra-index-url for the CPU"
         return Finding("GPU", "note", f"there is one, but torch {torch.__version__} is built without CUDA", mend)
@@ -184,14 +186,14 @@ def machine() -> Finding:
     cores = available_cores()
     parts = [f"{cores} core{'s' if cores > 1 else ''}"]
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5 * cores:
-        parts[0] += f", of which other programs are using about {min(load, cores):.1f}"
+        parts[0] += f"; other programs are using about {min(load, cores):.1f}"
     with contextlib.suppress(OSError, KeyError, ValueError), open("/proc/meminfo", encoding="ascii") as file:
         fields = {key: int(value.split()[0]) / 2**20 for key, value in (line.split(":", 1) for line in file)}
         parts.append(f"{fields['MemAvailable']:.1f} of {fields['MemTotal']:.1f} GiB memory free")
     free = shutil.disk_usage(Path.cwd()).free
     parts.append(f"{free / 2**30:.1f} GiB disk free here")
     if free < 2**30:
-        return Finding("machine", "note", ", ".join(parts), "make room: replay memories are part of checkpoints")
+        return Finding("machine", "note", ", ".join(parts), "free some space: checkpoints hold replay memories")
     return Finding("machine", "ok", ", ".join(parts))
 
 
@@ -203,7 +205,7 @@ def cache() -> Finding:
     inductor, graphs = folder / "inductor", folder / "graphs"
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(nearest, os.W_OK):
-        mend = "make it yours, or name another with XDG_CACHE_HOME=…"
+        mend = "make yourself its owner, or name another folder with XDG_CACHE_HOME=…"
         return Finding("cache", "broken", f"{folder} can't be written, and compiled runs need it", mend)
     if graphs.exists() and (reason := why_not(graphs)):
         return Finding("cache", "note", f"compiled graphs aren't kept: {reason}")
@@ -235,7 +237,7 @@ def fix() -> list[str]:
 
 
 def extra(name: str, module: str, purpose: str) -> dict[str, Any]:
-    """Whether an extra is here, in which version, and what for; one that can't be imported says why."""
+    """Whether an extra is installed, its version, and what it is for; or why it can't be imported."""
     here = importlib.util.find_spec(module) is not None
     error = _import_error(module) if here and module not in LARGE_TO_IMPORT else None
     distributions = importlib.metadata.packages_distributions().get(module, []) if here else []
@@ -255,7 +257,7 @@ def _import_error(module: str) -> Exception | None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Packages greet when they are imported."""
+    """Some packages print a greeting when they are imported."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -288,4 +290,4 @@ def _as_text(findings: Sequence[Finding], extras: Sequence[dict[str, Any]], fixe
         lines.append(f"  → pip install 'deeprl-cli[{','.join(missing)}]' brings what is missing")
     lines += ["", *fixed] if fixed else []
     broken = [finding.name for finding in findings if finding.state == "broken"]
-    return "\n".join([*lines, "", f"broken: {', '.join(broken)}" if broken else "all that training needs works"])
+    return "\n".join([*lines, "", f"broken: {', '.join(broken)}" if broken else "everything that training needs works"])

@@ -23,8 +23,8 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """How runs are to be played. `seed` picks one of a run's seeds; `checkpoint=None` is the best where there is one,
-    else the last; `trust` allows a run to name a module to import; `video` is a folder, `filmed` the episodes in it."""
+    """How to play runs. `seed`: only this seed of a run. `checkpoint=None`: the best if there is one, else the last.
+    `trust`: a run may name a module to import. `video`: a folder for films; `filmed`: episodes in each film."""
 
     episodes: int = 100
     seed: int | None = None
@@ -33,7 +33,7 @@ class Wanted:
     trust: bool = False
     video: Path | None = None
     filmed: int = 1
-    chosen: bool = False  # of many, by the episodes that a run ends with: play others
+    chosen: bool = False  # the best of many was chosen on the episodes of the final evaluation, so others are played
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.takes_run(several=True)
     parser.add_argument("--episodes", type=positive, default=100, metavar="N", help="episodes of each seed (100)")
     parser.add_argument(
-        "--seed", type=natural, metavar="K", help="only this one of a run's seeds (all); RUN/seed_K means it, too"
+        "--seed", type=natural, metavar="K", help="only this seed of the run (all); RUN/seed_K does the same"
     )
     parser.takes_checkpoint()
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the policy's mode")
@@ -55,19 +55,23 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--video-episodes", type=positive, metavar="N", help="episodes in each video, one after the other (1)"
     )
-    parser.add_argument("--env", metavar="ID", help="of FILE.onnx: the environment (the one it was trained on)")
+    parser.add_argument(
+        "--env", metavar="ID", help="with FILE.onnx: another environment (default: the one it was trained on)"
+    )
     flags = parser.parse_args(arguments)
     files = [path for path in flags.runs if path.suffix == ".onnx"]
     if files:
         return _evaluate_file(files[0], flags)
     if any(path.suffix == ".pt2" for path in flags.runs):
-        raise UserError("a .pt2 file is for torch.export.load; `deeprl export RUN --to onnx` writes one to be played")
+        raise UserError(
+            "a .pt2 file is for torch.export.load; `deeprl export RUN --to onnx` writes a file that eval can play"
+        )
     if flags.env is not None:
         raise UserError("--env goes with FILE.onnx: a run is played in the environment it was trained on")
     if flags.video is None and flags.video_episodes is not None:
         raise UserError("--video-episodes goes with --video: give --video DIR, the folder to write to")
     if flags.video is not None and len(flags.runs) > 1:
-        raise UserError("--video is for one run: name one, or give each a folder of its own in commands of their own")
+        raise UserError("--video is for one run: name one run, and film others with further commands")
     wanted = Wanted(
         episodes=flags.episodes,
         seed=flags.seed,
@@ -92,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> int:
-    """The runs of a sweep's best setting on episodes that chose neither it nor their checkpoints."""
+    """Plays the runs of a sweep's best setting, on episodes that had no part in choosing it or its checkpoints."""
     from deeprl_cli.reports.cells import interval, number
     from deeprl_cli.reports.intervals import estimates
     from deeprl_cli.runs.sweep_folder import read_sweep, run_of
@@ -112,7 +116,7 @@ def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> in
         told.append({"values": row.setting.values, **found, "in_the_sweep": before, "runs": reports})
         if not as_json:
             tell(table(reports))
-            tell(f"{row.name}, {policy} policy, {wanted.episodes} episodes that chose nothing:")
+            tell(f"{row.name}, {policy} policy, {wanted.episodes} fresh episodes:")
             spread, was = interval(found["iqm_ci95"]), number(before.get("iqm"))
             tell(f"IQM {number(found['iqm'])}, 95% interval {spread}; in the sweep it was {was}")
     if not told:
@@ -123,7 +127,7 @@ def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> in
 
 
 def _evaluate_several(runs: Sequence[Path], wanted: Wanted, as_json: bool, tell: Any) -> int:
-    """A table of the runs that could be played; the others are named, and the exit code is theirs."""
+    """A table of the runs that could be played. Others are named, and then the exit code is not 0."""
     reports, failed = [], 0
     for path in runs:
         try:
@@ -168,7 +172,9 @@ def evaluate_file(
 
     policy = ExportedPolicy(path)
     card, cfg = policy.card, for_env(policy.card, env)
-    named = to_plain(cfg) if env is None else {**to_plain(cfg), "id": ""}  # what is typed needs no leave
+    named = (
+        to_plain(cfg) if env is None else {**to_plain(cfg), "id": ""}
+    )  # the user has typed it, so it needs no --trust
     found = code_named({"algo": {"name": ""}, "env": named}, training=False)
     if found and not trust:
         raise UserError(f"{path}: {'; '.join(found)}, which runs code: where you trust it, give --trust")
@@ -200,7 +206,7 @@ def evaluate_file(
 def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     """What the policies of the run at `path` earn, and further lines to be shown. Raises UserError."""
     path = find(path)
-    find_run(path)  # a mistyped folder is told before torch is loaded
+    find_run(path)  # a mistyped folder is refused before torch is loaded
 
     from deeprl_cli.envs.look import has_transcripts
     from deeprl_cli.evaluation import video as videos
@@ -217,7 +223,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
     checkpoint = which_checkpoint(run, cfg, wanted.checkpoint)
     if wanted.video is not None:
         videos.check(cfg)
-    # Episodes of their own: neither those of training nor those that chose the best checkpoint.
+    # These episodes occurred neither in training nor in the evaluations that chose the best checkpoint.
     fresh = FRESH * (1 + wanted.chosen)
     with counting(f"{run.name}: episodes") as told:
         policy, result = evaluate_trained(run, cfg, wanted.episodes, checkpoint, wanted.stochastic, fresh, told)
@@ -236,7 +242,7 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
         "length_mean": [result.length_mean[i] for i in chosen],
         **over_seeds(means),
     }
-    notes = ["no evaluation in training has chosen a best checkpoint: this is the last one"]
+    notes = ["no evaluation during training chose a best checkpoint, so this is the last one"]
     notes = notes if wanted.checkpoint is None and checkpoint == "last" else []
     notes += [cut] if (cut := cut_short(cfg.env, cfg.eval.max_steps, result.lengths)) else []
     if has_transcripts(cfg.env.id):
@@ -250,8 +256,8 @@ def evaluate_run(path: Path, wanted: Wanted) -> tuple[Report, list[str]]:
 
 
 def over_seeds(means: Sequence[float]) -> Report:
-    """The mean of the seeds' means, and its interval: seeds are what was trained, episodes only measure them. No
-    interval of one seed."""
+    """The mean of the seeds' means, and its interval over seeds (not over episodes, which only measure a seed). One
+    seed has no interval."""
     import numpy as np
 
     from deeprl_cli.reports.intervals import bootstrap_interval, mean
@@ -262,7 +268,7 @@ def over_seeds(means: Sequence[float]) -> Report:
 
 
 def in_lines(report: Report, notes: Sequence[str]) -> str:
-    """One run: a line for each seed, and what they come to together."""
+    """One run: a line for each seed, and one for their mean."""
     checkpoint = report["checkpoint"] if isinstance(report["checkpoint"], str) else f"step {report['checkpoint']}"
     lines = [f"{report['algo']} on {report['env']}, {checkpoint} checkpoint, {report['episodes']} episodes"]
     for s, mean, std, length in zip(

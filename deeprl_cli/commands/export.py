@@ -1,4 +1,4 @@
-"""`deeprl export RUN`: the trained policy as one file, for programs that know nothing of deeprl."""
+"""`deeprl export RUN`: the trained policy as one file, for programs without deeprl."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl export",
         description="Write a trained policy to one file: observations as the environment gives them go in, its actions "
-        "come out. The file is written only when it acts as the policy does.",
+        "come out. The file is written only if it acts like the policy.",
         allow_abbrev=False,
     )
     parser.takes_run()
     parser.add_argument(
         "--to", choices=["onnx", "torch"], default="onnx", help="ONNX (the default), or torch's own .pt2"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to (policy.onnx or policy.pt2 in RUN/seed_K)")
     parser.add_argument(
-        "--stochastic", action="store_true", help="sample actions, from noise that is a second input of the file"
+        "--out", type=Path, metavar="FILE", help="the file to write (policy.onnx or policy.pt2 in RUN/seed_K)"
+    )
+    parser.add_argument(
+        "--stochastic", action="store_true", help="sample actions; the file then has noise as a second input"
     )
     parser.takes_checkpoint("--which")
     parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
     flags = parser.parse_args(arguments)
     path = find(flags.run)
-    find_run(path)  # a mistyped folder is told before torch is loaded
+    find_run(path)  # a mistyped folder is refused before torch is loaded
 
     from deeprl_cli.deploy.exporting import ENDINGS, export
     from deeprl_cli.deploy.loading import load_policies
@@ -53,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def told(made: Export, to: str) -> str:
-    """What was written, what goes in and comes out, how far it agrees, and how to use it."""
+    """What was written, its inputs and outputs, how closely it agrees with the policy, and how to use it."""
     card, agreement, size = made.card, made.agreement, max(made.size // 1000, 1)
     lines = [
         f"{made.path}: {card.algo} on {card.env.id}, seed {card.seed}, {card.checkpoint} policy of step {card.step:,} "
@@ -64,7 +66,7 @@ def told(made: Export, to: str) -> str:
             shape = ", ".join(["batch", *map(str, port.shape)])
             lines.append(f"  {port.name}: {port.dtype} ({shape}), {port.meaning}")
     if card.frame_stack:
-        lines.append(f"  the last {card.frame_stack} frames are yours to keep: the file remembers nothing")
+        lines.append(f"  the last {card.frame_stack} frames must be kept by you: the file remembers nothing")
     actions = f", {agreement.flips} actions differ" if "int" in card.action.dtype else ""
     lines.append(
         f"  largest difference from the policy {agreement.largest:.1e}{actions}: {agreement.random} random and "

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from deeprl_cli.algorithm import Algorithm
 
 KINDS = ("algos", "envs", "networks", "hardware", "tuned", "runs")
-DESCRIBED = 8  # environments few enough to be made, so that their spaces can be shown
-NAMED = 12  # ids of one kind named before the rest is counted
-ON_JAX = ("phys2d", "tabular")  # gymnasium's own that compute with jax, which it doesn't bring
-NARROW = 24  # columns for each one of a table that leave it readable
+DESCRIBED = 8  # at most this many environments are built to show their spaces
+NAMED = 12  # ids of one kind that are named; the rest is counted
+ON_JAX = ("phys2d", "tabular")  # environments of gymnasium that need jax, which gymnasium doesn't install
+NARROW = 24  # a column of a table is readable with this width
 
-# what each network can be given, in the words of docs/networks.md
+# what each network reads, in the words of docs/networks.md
 READS = {
     "vectors": ("linear", "mlp"),
     "images": ("cnn", "linear", "mlp"),
@@ -38,7 +38,7 @@ READS = {
 
 @dataclass
 class Listing:
-    """Rows to be shown as a table or, where that would be too narrow to read, one below the other."""
+    """Rows, shown as a table, or one below the other if the table would be too narrow to read."""
 
     columns: Sequence[str]
     rows: list[tuple[str, ...]] = field(default_factory=list)
@@ -78,10 +78,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(prog="deeprl list", description="Show what you can choose from.", allow_abbrev=False)
     parser.add_argument("what", choices=KINDS, help="what to list")
     parser.add_argument(
-        "filter", nargs="?", default="", help="only names that contain this text; if few are left, they are described"
+        "filter",
+        nargs="?",
+        default="",
+        help="only names that contain this text; a few names are described in more detail",
     )
-    parser.add_argument("--sort", choices=SORTS, help="of runs: the column that orders them (age)")
-    parser.add_argument("--json", action="store_true", help="of runs: print them as JSON")
+    parser.add_argument("--sort", choices=SORTS, help="for runs: sort by this column (age)")
+    parser.add_argument("--json", action="store_true", help="for runs: print them as JSON")
     flags = parser.parse_args(arguments)
     if flags.what == "runs":
         list_runs(flags.filter, sort=flags.sort or SORTS[0], as_json=flags.json)
@@ -93,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def show(what: str, filter_text: str = "") -> None:
-    """Print the table of algos, envs, networks, hardware or tuned values, kept to the names that hold `filter_text`.
+    """Print the table of algos, envs, networks, hardware or tuned values, only names that contain `filter_text`.
 
     Raises UserError where nothing matches.
     """
@@ -130,7 +133,7 @@ def keys(name: str) -> Listing:
     stacks, values = own_keys(type(config)), to_plain(config)
     table = Listing(
         ("Key", "Default", "Stacks"),
-        caption="stacks: may differ among jobs that train as one (hydra/launcher=stacked)",
+        caption="stacks: may differ between runs that train together (hydra/launcher=stacked)",
     )
     for key in dotted_keys(values):
         value: Any = values
@@ -147,12 +150,12 @@ def _first_line(algorithm: type[Algorithm]) -> str:
 
 
 def observations(algorithm: type[Algorithm]) -> list[str]:
-    """The kinds of observation that a network of this algorithm's reads."""
+    """The kinds of observation that this algorithm's networks read."""
     from gymnasium.spaces import Box
 
     networks = set(algorithm.networks)
     if algorithm.loop == "replay" and set(algorithm.action_spaces) == {Box}:
-        networks -= {"tabular", "transformer"}  # which can't read the action of Q(s, a) beside the observation
+        networks -= {"tabular", "transformer"}  # these can't read the action of Q(s, a) together with the observation
     return [kind for kind, readers in READS.items() if networks & set(readers)]
 
 
@@ -177,7 +180,7 @@ def envs(filter_text: str = "") -> Listing:
         shown = names if filter_text else names[:NAMED]
         rest = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         table.add_row(kind, ", ".join(shown) + rest)
-    table.caption = "`deeprl list envs TEXT` shows all ids that hold TEXT, and the spaces when they are few"
+    table.caption = "`deeprl list envs TEXT` shows all ids that contain TEXT, with their spaces if they are few"
     return table
 
 
@@ -195,17 +198,17 @@ def _kind(spec: EnvSpec) -> str:
 
 
 def _described(name: str) -> tuple[str, str, str]:
-    """Observation space, action space and step limit of an environment; or what keeps it from being made."""
+    """Observation space, action space and step limit of an environment; or why it can't be built."""
     import warnings
 
     import gymnasium
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an id has a newer version is no news in a list of ids
+            warnings.simplefilter("ignore")  # a list of ids needs no warning that there is a newer version
             env: Any = gymnasium.make(name)
-    except Exception as error:  # whatever the environment's own package raises, the row says
-        return f"can't be made: {str(error).splitlines()[0] if str(error) else type(error).__name__}", "", ""
+    except Exception as error:  # the row shows any error that the environment's package raises
+        return f"can't be built: {str(error).splitlines()[0] if str(error) else type(error).__name__}", "", ""
     limit = env.spec.max_episode_steps
     texts = _space(env.observation_space), _space(env.action_space), str(limit or "none")
     env.close()
@@ -213,7 +216,7 @@ def _described(name: str) -> tuple[str, str, str]:
 
 
 def _space(space: Any) -> str:
-    """A space in a few words; bounds where they are the same for every element."""
+    """A space in a few words, with its bounds if they are the same for every element."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box):
@@ -241,7 +244,7 @@ def networks(filter_text: str = "") -> Listing:
 
 
 def tuned(filter_text: str = "") -> Listing:
-    """What `algo=… env=…` takes by itself: the files of pairs and of families of environments."""
+    """The tuned values that `algo=… env=…` uses automatically: the files of pairs and of families of environments."""
     from deeprl_cli.config.tuned import FAMILIES, tuned_summary
 
     names = [name for name in group_options("tuned") if name != "none"]
@@ -259,7 +262,7 @@ def tuned(filter_text: str = "") -> Listing:
     for algo, ids in algos.items():
         own = [env_id for env_id in ids if env_id not in FAMILIES]
         table.add_row(algo, ", ".join(own), ", ".join(FAMILIES[name] for name in FAMILIES if name in ids))
-    table.caption = "`deeprl list tuned TEXT` describes those whose algorithm or environment holds TEXT"
+    table.caption = "`deeprl list tuned TEXT` describes those whose algorithm or environment contains TEXT"
     return table
 
 
@@ -286,5 +289,5 @@ def _cuda_devices() -> list[str]:
 def _matching(names: Sequence[str], filter_text: str, kind: str) -> list[str]:
     found = [name for name in names if filter_text.lower() in name.lower()]
     if not found:
-        raise UserError(f"no {kind} holds '{filter_text}'{did_you_mean(filter_text, names)}")
+        raise UserError(f"no {kind} contains '{filter_text}'{did_you_mean(filter_text, names)}")
     return found

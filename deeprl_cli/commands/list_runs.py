@@ -16,8 +16,8 @@ _PIPED_WIDTH = 160  # columns where there is no terminal to ask
 
 
 def list_runs(filter_text: str, *, sort: str = "age", as_json: bool = False, root: Path = Path("runs")) -> None:
-    """Print the runs below `root` that hold `filter_text` in their name, tags, algorithm, environment, status or path;
-    the newest first, or by another column. Raises UserError where there is none."""
+    """Print the runs below `root` that have `filter_text` in their name, tags, algorithm, environment, status or path,
+    the newest first, or sorted by another column. Raises UserError if there is none."""
     from deeprl_cli.runs.catalogue import runs_below
     from deeprl_cli.runs.overview import overview
 
@@ -25,12 +25,12 @@ def list_runs(filter_text: str, *, sort: str = "age", as_json: bool = False, roo
     for run in runs_below(root):
         try:
             found.append(overview(run))
-        except UserError as error:  # one damaged run doesn't keep the others from being seen
+        except UserError as error:  # the other runs are shown even if one is damaged
             warn(f"left out: {error}")
     wanted = [one for one in found if filter_text.lower() in _words(one)]
     if not wanted and not as_json:
         raise UserError(
-            f"no run below {root}/ here: deeprl train … begins one" if not found else f"no run holds '{filter_text}'"
+            f"no run below {root}/ here: deeprl train … begins one" if not found else f"no run contains '{filter_text}'"
         )
     wanted.sort(key=lambda one: _place(one, sort))
     if as_json:
@@ -44,7 +44,7 @@ def _words(one: Mapping[str, Any]) -> str:
 
 
 def _place(one: Mapping[str, Any], sort: str) -> tuple[bool, Any]:
-    """The highest return and the most steps first, else from small to large; what isn't known is last."""
+    """The highest return or the most steps first; other columns from small to large. Unknown values are last."""
     value = one[sort]
     if value is None:
         return True, 0
@@ -78,12 +78,12 @@ def _show(runs: Sequence[Mapping[str, Any]], root: Path) -> None:
 
 
 def _status(one: Mapping[str, Any]) -> str:
-    """With what ended it before its `total_steps`: `finished (stop.return=475)`."""
+    """The status, and what ended the run before its `total_steps`: `finished (stop.return=475)`."""
     return f"{one['status']} ({str(one['reason']).partition(':')[0]})" if one["reason"] else str(one["status"])
 
 
 def _steps(one: Mapping[str, Any]) -> str:
-    """How many, and of how many where it isn't done."""
+    """Steps done; also of how many, if the run isn't done."""
     if one["steps"] is None:
         return "–"
     whole = one["total_steps"]

@@ -1,4 +1,4 @@
-"""`deeprl new algorithm NAME`: an algorithm of one's own to begin with: its file, its values, a test that passes."""
+"""`deeprl new algorithm NAME`: files to start an algorithm of your own: code, values, and a test that passes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from deeprl_cli.commands.arguments import Parser
 from deeprl_cli.errors import UserError
 
-ALGORITHM = '''"""{title}: say here what it is, and where it is from.
+ALGORITHM = '''"""{title}: say here what it is, and where it comes from.
 
-It begins as advantage actor-critic: V̂ judges the actions that π took. Change `step`.
+It starts as advantage actor-critic: V̂ judges the actions of π. Change `step`.
 Shapes: S seeds, T steps of a rollout, B environments, N = T·B samples; scalars `(S, N)`.
 """
 
@@ -33,7 +33,7 @@ from deeprl_cli.schema.typed import PerMember, UnitInterval
 
 @dataclass(kw_only=True, slots=True)
 class {title}Config(SubepisodeActorCriticConfig):
-    """Its own options, beside those of its kind; {name}.yaml gives each a value."""
+    """Its own options, in addition to those that it inherits. {name}.yaml gives each a value."""
 
     gae_lambda: PerMember[UnitInterval]
     normalize_advantage: bool
@@ -52,7 +52,7 @@ class {title}(SubepisodeActorCritic):
         self.advantage = advantage_estimator("gae", None)
 
     def step(self, rollout: Transition) -> Metrics:
-        """The whole update as one graph: nothing in it draws random numbers or keeps a tensor."""
+        """The whole update as one graph. It must not draw random numbers or keep a tensor."""
         obs, action, weight = (x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.weight))
         theta = self.model.views()
         pi, value = self.policy(obs, theta), self.value(obs, theta)
@@ -96,7 +96,7 @@ vf_coef: 0.5
 ent_coef: 0.0
 """
 
-TEST = '''"""Whether {name} holds to what deeprl relies on: python -m pytest {test}"""
+TEST = '''"""Checks that {name} does what deeprl relies on: python -m pytest {test}"""
 
 from pathlib import Path
 
@@ -116,12 +116,14 @@ def test_the_contract_holds(env):
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl new",
-        description="Write an algorithm of your own to begin with: NAME.py, NAME.yaml with its values, and a test.",
+        description="Write the files of a new algorithm: NAME.py, NAME.yaml with its values, and a test.",
         allow_abbrev=False,
     )
     parser.add_argument("what", choices=["algorithm"], help="what to write")
-    parser.add_argument("name", metavar="NAME", help="a name of Python's: my_algo")
-    parser.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="the folder to write to (here)")
+    parser.add_argument("name", metavar="NAME", help="a Python name: my_algo")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(), metavar="DIR", help="the folder to write to (the current one)"
+    )
     flags = parser.parse_args(arguments)
     for line in new_algorithm(flags.name, flags.dir.expanduser()):
         print(line)
@@ -129,14 +131,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def new_algorithm(name: str, folder: Path) -> list[str]:
-    """Write the three files; what to type next. Raises UserError for a name that can't be, or files that are there."""
+    """Write the three files; returns what to type next. Raises UserError for a bad name, or if a file exists."""
     from deeprl_cli.algos.registry import algorithm_names
 
     if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
         meant = "".join(c if c.isalnum() else "_" for c in name).strip("_").lower() or "my_algo"
-        raise UserError(f"{name}: must be a name of Python's, in small letters, for example {meant}")
+        raise UserError(f"{name}: must be a Python name in small letters, for example {meant}")
     if name in (*algorithm_names(), *sys.stdlib_module_names):
-        raise UserError(f"{name}: there is an algorithm or a module of this name: for example my_{name}")
+        raise UserError(f"{name}: an algorithm or a module has this name already: take for example my_{name}")
     files = {
         f"{name}.py": ALGORITHM,
         f"{name}.yaml": VALUES,
@@ -144,7 +146,7 @@ def new_algorithm(name: str, folder: Path) -> list[str]:
     }
     there = next((file for file in files if (folder / file).exists()), None)
     if there is not None:
-        raise UserError(f"{folder / there}: is there already: give another name, or --dir")
+        raise UserError(f"{folder / there}: exists already: give another name, or --dir")
     title = "".join(part.capitalize() for part in name.split("_"))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`deeprl plot RUN…`: curves of runs as a PNG or SVG."""
+"""`deeprl plot RUN…`: learning curves as a PNG or SVG."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--group",
         metavar="KEY[,KEY…]",
-        help="one line for each value of: env, algo.lr, run, seed, … (algo; of a sweep: what varies)",
+        help="draw one line for each value of: env, algo.lr, run, seed, … (algo; for a sweep: what varies)",
     )
     parser.add_argument(
         "--over",
         metavar="KEY[,KEY]",
-        help="of a sweep: the keys over which its return is drawn (where one or two vary)",
+        help="for a sweep: draw its return over these keys, one or two (what varies)",
     )
-    parser.add_argument("--statistic", choices=["iqm", "mean"], default="iqm", help="of the seeds (iqm)")
+    parser.add_argument(
+        "--statistic", choices=["iqm", "mean"], default="iqm", help="how the seeds are put together (iqm)"
+    )
     parser.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of the last N points (1)")
     parser.add_argument(
         "--bar", action="append", default=[], metavar="[ENV=]VALUE", help="a dashed line, in ENV's panel only"
@@ -71,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def plot_study(path: Path, out: Path | None) -> bool:
-    """Draw a study (`deeprl tune`), and print where the picture is; whether `path` is one. Raises UserError."""
+    """If `path` is a study of `deeprl tune`: draw it, print where the picture is, and return True. Raises UserError."""
     if not (path.expanduser() / "study.json").is_file():
         return False
     if importlib.util.find_spec("optuna") is None:
@@ -85,8 +87,8 @@ def plot_study(path: Path, out: Path | None) -> bool:
 
 
 def plot_returns(path: Path, over: str | None, curves: Path | None, title: str | None) -> Path | None:
-    """Draw the return of a sweep over one or two of its keys beside the picture of its curves, print where it is, and
-    return that; None where `path` is no sweep, or has too many keys and none was chosen. Raises UserError."""
+    """Draw the return of a sweep over one or two of its keys, next to the picture of its curves; print and return where
+    it is. None if `path` is no sweep, or has too many keys and none was chosen. Raises UserError."""
     from deeprl_cli.reports.landscape import Point, draw_returns
     from deeprl_cli.reports.picture import save
     from deeprl_cli.runs.catalogue import find_any
@@ -103,9 +105,7 @@ def plot_returns(path: Path, over: str | None, curves: Path | None, title: str |
     keys = over.split(",") if over else known
     for key in keys:
         if key not in known:
-            raise UserError(
-                f"--over {key}: doesn't vary in this sweep{did_you_mean(key, known)}; there are {some(known)}"
-            )
+            raise UserError(f"--over {key}: doesn't vary in this sweep{did_you_mean(key, known)}; {some(known)} vary")
     if not keys or (len(keys) > 2 and not over):
         if keys:
             print(f"{len(keys)} keys vary: --over {keys[0]},{keys[1]} draws the return over two of them")
@@ -160,7 +160,7 @@ def plot_runs(
 
 
 def _bars(texts: Sequence[str], groups: Sequence[Group]) -> dict[str, list[float]]:
-    """Heights of the dashed lines by environment; those of every panel under ""."""
+    """Heights of the dashed lines by environment; under "" those of all panels."""
     envs = list(dict.fromkeys(run.env for group in groups for run in group.runs))
     bars: dict[str, list[float]] = {}
     for text in texts:
@@ -177,7 +177,7 @@ def _bars(texts: Sequence[str], groups: Sequence[Group]) -> dict[str, list[float
 
 
 def _file(out: Path | None, paths: Sequence[Path], metric: str) -> Path:
-    """Where the picture goes: into the one folder that was named, else into the current one."""
+    """The picture's path: in the folder that was named if there is only one, else in the current folder."""
     name = f"{slug(metric)}.png"
     if out is None:
         from deeprl_cli.runs.catalogue import find_any

@@ -1,4 +1,4 @@
-"""`python -m deeprl_cli.commands.rank RUN`: one rank of a run, as our launcher starts it; no verb for people.
+"""`python -m deeprl_cli.commands.rank RUN`: one rank of a run. Our launcher starts it; it is no verb for people.
 
 A person types `deeprl resume RUN`.
 """
@@ -16,11 +16,11 @@ from deeprl_cli.errors import UserError
 
 
 def main() -> None:
-    """Train; the exit code. Errors are left for the launcher to tell, once, and not to try again."""
+    """Train; returns the exit code. Errors are left to the launcher, which shows them once and doesn't start again."""
     from deeprl_cli.training.launch import LOST, leave_word, restarts, word_left
 
     if word_left():
-        return  # started again, for an error that would come again
+        return  # it was started again, and the error would come again
     die_with_launcher()
     if restarts() and os.environ["RANK"] == "0":
         count = f"restart {restarts()} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}"
@@ -36,7 +36,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code == LOST or not isinstance(end.code, int):
             raise
-        leave_word("", 0, end.code - 128)  # a clean stop, by a signal that this rank alone was sent
+        leave_word("", 0, end.code - 128)  # a clean stop after a signal to this rank alone
     except BaseException as error:
         traceback.print_exc()
         last = traceback.format_exception_only(error)[0].strip()
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def die_with_launcher() -> None:
-    """End cleanly when the launcher is gone, however that came (other systems than Linux: ranks may outlive it)."""
+    """End cleanly when the launcher has ended in any way. (Only on Linux; elsewhere ranks may outlive it.)"""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`deeprl report RUN|SWEEP|SUITE`: one HTML file that shows all of it to whoever it is sent to."""
+"""`deeprl report RUN|SWEEP|SUITE`: one HTML file that shows everything, to send to others."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PAGE, CARD = "report.html", "README.md"
 def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl report",
-        description="Write one HTML file that holds all it shows: returns and curves with their intervals, every value "
-        "and where it comes from, machine and versions, videos, warnings, and the commands to have it again.",
+        description="Write one HTML file with everything in it: returns and curves with their intervals, every value "
+        "and where it comes from, machine and versions, videos, warnings, and the commands to repeat it.",
         allow_abbrev=False,
     )
     what = "a run or a sweep: its folder, its name, a part of either that no other has, or latest; or a suite's folder"
     parser.add_argument("folder", type=Path, metavar="RUN|SWEEP|SUITE", help=f"{what} (runs/bench/<suite>)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where it goes ({PAGE} in that folder)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"the file to write ({PAGE} in that folder)")
     parser.add_argument(
         "--card", action="store_true", help=f"write the Markdown that model hubs expect instead ({CARD} in that folder)"
     )
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def report(path: Path, *, out: Path | None, as_card: bool) -> Path:
-    """Write the report of what `path` means; the file. Raises UserError."""
+    """Write the report of `path`; returns the file. Raises UserError."""
     from deeprl_cli.runs.catalogue import find_any
     from deeprl_cli.runs.folder import CONFIG_NAME, find_run
 
@@ -54,7 +54,7 @@ def report(path: Path, *, out: Path | None, as_card: bool) -> Path:
         from deeprl_cli.reports.page import save
 
         if kind != "run":
-            raise UserError(f"--card: {folder} is a {kind}, and a model card is of one run: name one")
+            raise UserError(f"--card: {folder} is a {kind}, and a model card describes one run: name a run")
         save(card(folder), file)
         return file
     from deeprl_cli.reports.page import write

@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
         description="Continue a run from its last checkpoint, as if it had never stopped; or "
         "continue what is not done of a stacked sweep (give its folder, runs/sweeps/…).",
         epilog="You may change total_steps, eval.*, stop.*, checkpoint.*, log.*, callbacks and hardware.*. Schedules "
-        "keep the horizon that the run started with, unless you give horizon=….",
+        "keep the horizon that the run started with, unless you give horizon=…",
         allow_abbrev=False,
     )
     parser.takes_run()
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     found = find_any(flags.run)
     if is_sweep(found):
         if flags.overrides:
-            raise UserError(f"{flags.run}: a sweep goes on as it is; {flags.overrides[0]} is for one of its runs")
+            raise UserError(f"{flags.run}: a sweep goes on unchanged: give {flags.overrides[0]} for one of its runs")
         return resume_sweep(found, lambda run: resume(run, [], trust=flags.trust), trust=flags.trust)
     resume(found, flags.overrides, trust=flags.trust)
     return 0
@@ -53,7 +53,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     from deeprl_cli.runs.catalogue import find
 
     path = find(path)
-    find_run(path)  # a mistyped folder is told before torch is loaded
+    find_run(path)  # a mistyped folder is refused before torch is loaded
 
     from deeprl_cli.config.changes import changed
     from deeprl_cli.processes import ranks
@@ -88,14 +88,16 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
         saved = ranks.told(newest_checkpoint(run / "checkpoints" / "last") if ranks.rank() == 0 else None)
         done = saved.state.get("steps") if saved is not None else 0
         if type(done) is not int:
-            raise UserError(f"{run / 'checkpoints' / 'last'}: damaged: it doesn't say how many steps were done")
+            raise UserError(f"{run / 'checkpoints' / 'last'}: damaged: it doesn't say how many steps are done")
         if done >= cfg.total_steps and _finished(run):
             if launched():
-                return run  # a rank died when all was done
-            raise UserError(f"{run}: has done its {done} steps: to train on, give total_steps={2 * cfg.total_steps}")
+                return run  # a rank died after all was done
+            raise UserError(
+                f"{run}: has done all of its {done:,} steps: to train further, give total_steps={2 * cfg.total_steps}"
+            )
         if saved is not None and not launched() and (why := ended_by(cfg.stop, saved.state)) and _finished(run):
             raise UserError(
-                f"{run}: has ended at step {done} of {cfg.total_steps} ({why}): to train on, give {release(why)}"
+                f"{run}: ended at step {done:,} of {cfg.total_steps:,} ({why}): to train further, give {release(why)}"
             )
         if (others := goes_on_alone(run, done)) > 0:
             print(
@@ -110,7 +112,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
         if ranks.rank() == 0 and (cfg != before or hardware is None):
             rewrite_config(run, cfg, resolved if hardware is None else {**resolved, **hardware.resolved()})
         if saved is None and ranks.rank() == 0 and (restarts() or not launched()):
-            print("no checkpoint yet: it starts again from its first step", flush=True)
+            print("no checkpoint yet: it starts again from the first step", flush=True)
         if launching:
             assert hardware is not None
             launch(run, cfg, hardware.threads)
@@ -126,4 +128,4 @@ def _finished(run: Path) -> bool:
     try:
         return bool(read_summary(run).get("status") == "finished")
     except UserError:
-        return False  # killed before its last words
+        return False  # killed before it could write its summary

@@ -1,4 +1,4 @@
-"""`deeprl sweep DIR`: the table of a sweep again, also while it runs: which setting is best, and how sure that is."""
+"""`deeprl sweep DIR`: shows the table of a sweep, also while it runs: which setting is best, and how sure that is."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="deeprl sweep",
         description="Which setting of a sweep (`deeprl train -m`) is best, and how sure that is: one row for each "
-        "setting, its seeds together. Of a sweep that still runs, too, with what is left.",
+        "setting, with its seeds together. For a sweep that is still running, it also shows what is left.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "sweep", nargs="?", default="latest", metavar="SWEEP", help="runs/sweeps/<time>, or a part of it (the latest)"
     )
-    parser.add_argument("--by", choices=["last", "best"], default="last", help="policy whose return decides (last)")
+    parser.add_argument("--by", choices=["last", "best"], default="last", help="which policy's return decides (last)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     flags = parser.parse_args(arguments)
     show_sweep(flags.sweep, policy=flags.by, as_json=flags.json)
@@ -40,13 +40,15 @@ def show_sweep(name: str, *, policy: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"sweep": str(folder), "running": sweep.alive, **table.as_json(sweep.jobs, policy)}))
         return
-    if not sweep.alive:  # what was resumed since, or never written: while it runs, the files are its own
+    if not sweep.alive:  # runs were resumed since, or the files are missing; while a sweep runs, it writes them itself
         try:
             for name, text in table.files(sweep.jobs, folder.resolve().name).items():
                 atomic_write(folder / name, text.encode())
             write_bands(folder, sweep.jobs)
         except OSError as error:
-            raise UserError(f"{folder}: can't be written ({error.strerror}): --json prints what there is") from error
+            raise UserError(
+                f"{folder}: can't be written ({error.strerror}); --json prints the results instead"
+            ) from error
     table.show(sweep.jobs, policy)
     print(table.progress(sweep) + ("" if sweep.alive else f"; {folder / 'sweep.csv'}"))
     if any(job["status"] == "done" for job in sweep.jobs):

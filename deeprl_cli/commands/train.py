@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _searching(folders: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The override that has files of these folders found, before deeprl's own. Raises UserError."""
+    """The override that puts these folders before deeprl's own. Raises UserError."""
     if not folders:
         return []
     if any(text.startswith("hydra.searchpath=") for text in overrides):
@@ -115,7 +115,7 @@ def _train(overrides: Sequence[str]) -> int:
 
     interrupted = run_before_restart(cfg)
     if interrupted is None:
-        train(cfg, seen=seen)  # its first act is the preflight
+        train(cfg, seen=seen)  # it begins with the preflight
     else:
         from deeprl_cli.commands.resume import resume
 
@@ -148,7 +148,7 @@ def _explain(overrides: Sequence[str]) -> int:
     from deeprl_cli.config.explain import explain, table
     from deeprl_cli.config.tuned import tuned_note, tuned_path, tuned_summary
 
-    cfg = load_config(overrides)  # what wouldn't train isn't explained either
+    cfg = load_config(overrides)  # refuse what couldn't train
     print(tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps))
     if cfg.tuned is not None and tuned_path(cfg.tuned).is_file():
         print(f"  {tuned_summary(cfg.tuned)[1]}")
@@ -162,7 +162,7 @@ def _show_configuration(
     from deeprl_cli.config.compose import config_text, load_config
 
     if which == "job":
-        load_config(overrides)  # what wouldn't train isn't shown either
+        load_config(overrides)  # refuse what couldn't train
     print(config_text(overrides, which, package, resolve), end="")
     return 0
 
@@ -178,7 +178,7 @@ def _unknown_flag(flag: str, arguments: Sequence[str], known: Sequence[str]) -> 
 
 
 def _groups() -> str:
-    """One line for each group and its options."""
+    """One line for each group, with its options."""
     from deeprl_cli.config.files import GROUPS, group_options
 
     notes = {

@@ -1,4 +1,4 @@
-"""`deeprl tune`: search hyper-parameters, many trials stacked as one; in the end the best beside the defaults."""
+"""`deeprl tune`: search hyper-parameters, many trials in one process; then compare the best with the defaults."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from deeprl_cli.processes.waiting import wait_politely
 
 HELP = """\
 deeprl tune [key=value …] [key=RANGE …] [flags]
-deeprl tune STUDY                                    go on with a study: its folder
+deeprl tune STUDY                                    continue a study (its folder)
 
-  deeprl tune algo=ppo env=CartPole-v1               the space kept for PPO, 64 trials of 3 seeds
+  deeprl tune algo=ppo env=CartPole-v1               search PPO's space (configs/tune/ppo.yaml): 64 trials of 3 seeds
   deeprl tune algo=sac env=Pendulum-v1 trials=16 seeds=2 total_steps=5000
   deeprl tune algo=ppo env=CartPole-v1 'algo.lr=interval(1e-5,1e-2)' 'algo.gamma=choice(.95,.99,.999)'
 
 Ranges, for keys of algo.…, network.…, env.…:
-  interval(LOW,HIGH)     numbers between; by their logarithm where HIGH is ten times LOW or more
+  interval(LOW,HIGH)     numbers between; on a logarithmic scale if HIGH is at least ten times LOW
   int(interval(…))       whole numbers
-  tag(log,interval(…))   by their logarithm; tag(linear,…) not; tag(one_minus,…) by that of 1 less the number
-  choice(A,B,…), A,B     any of these
-  range(START,STOP,STEP)
-Every other key=value is one of a run, for all trials: `deeprl train --help`. total_steps is each trial's.
+  tag(log,interval(…))   on a logarithmic scale; tag(linear,…): not; tag(one_minus,…): of 1 minus the number
+  choice(A,B,…), A,B     one of these
+  range(START,STOP,STEP) one of these numbers, without STOP
+Every other key=value is as for `deeprl train`, and holds for all trials. total_steps is the length of one trial.
 
 Keys of the study:
 {keys}
-Ctrl-C stops it, and the same command goes on (or deeprl tune STUDY). Typed in several terminals, they share the work.
+Ctrl-C stops it; the same command (or deeprl tune STUDY) continues it. In several terminals, it shares the work.
 
 Flags:
-  --pbt                  population-based training instead: values change on the way, and a schedule is found
-  --trust                of a STUDY: run the code that it names: an environment module:Id, wrappers, an algorithm's file
+  --pbt                  population-based training: values change during training; it finds a schedule
+  --trust                allow STUDY to run code that it names: an environment module:Id, wrappers, an algorithm's file
   -h, --help             this text
 """
 
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def tune(words: Sequence[str], *, trust: bool = False) -> int:
-    """Begin a study, or go on with one, which may name code if `trust`; the exit code. Raises UserError."""
+    """Begin a study, or continue one (`trust`: it may name code); returns the exit code. Raises UserError."""
     from deeprl_cli.config.slips import refuse_twice
 
     refuse_twice(words)

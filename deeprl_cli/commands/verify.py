@@ -36,11 +36,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def verify(path: Path, *, steps: int | None, trust: bool) -> int:
-    """Compare up to `steps`; the exit code: 0 where all agree, 1 where they part. Raises UserError."""
+    """Compare up to `steps`; the exit code is 0 if all hashes agree, else 1. Raises UserError."""
     from deeprl_cli.runs.catalogue import find
 
     path = find(path)
-    find_run(path)  # a mistyped folder is told before torch is loaded
+    find_run(path)  # a mistyped folder is refused before torch is loaded
 
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
@@ -72,7 +72,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     number, jobs, _ = read_group(run, cfg)
     alone = alone_from(run)
     if alone is not None:
-        print(f"from step {alone} on it trained without the others of its group: compared up to there")
+        print(f"from step {alone} on it trained without the others of its group, so it is compared up to there")
         steps = alone if steps is None else min(steps, alone)
     expected = [line for line in read_chain(run) if steps is None or line[0] <= steps]
     if not expected:
@@ -80,9 +80,9 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
             f"{run / CHAIN_NAME}: holds no hash{f' up to step {steps}' if steps else ''}: nothing to verify"
         )
     if resolved.get("deeprl") != __version__:
-        print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: other numbers may be meant")
+        print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: its numbers may differ")
     if (numerics := resolved.get("numerics", 1)) != NUMERICS:
-        print(f"its numerics are of version {numerics}, these of {NUMERICS}: weights may differ by rounding")
+        print(f"it has numerics version {numerics}, this deeprl has {NUMERICS}: weights may differ by rounding")
     for told in others_than(resolved.get("machine")):
         print(told)
     quiet = dataclasses.replace(cfg.checkpoint, every=0, history=0, replay=False)
@@ -118,7 +118,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
 
 
 def verify_in_ranks(run: Path, cfg: RunConfig, hardware: Hardware, expected: list[tuple[int, str]]) -> int:
-    """As many ranks as the run had train it again, and the two chains are compared in the end."""
+    """Train it again with as many ranks as the run had, and compare the two chains at the end."""
     from deeprl_cli.runs.folder import create_run_folder
     from deeprl_cli.runs.weights_chain import Comparison, read_chain
     from deeprl_cli.training.launch import launch
@@ -145,7 +145,7 @@ def report(chain: Comparison) -> int:
         print(f"NOT reproduced: {how} at step {step}; {before}")
         return 1
     if chain.agreed < len(chain.expected):
-        print(f"NOT reproduced: it ended before step {chain.expected[chain.agreed][0]}, where the run has a hash")
+        print(f"NOT reproduced: it ended before step {chain.expected[chain.agreed][0]}, the run's next hash")
         return 1
     print(f"reproduced: all {chain.agreed} hashes of the weights agree, up to step {chain.expected[-1][0]}")
     return 0

@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.takes_run()
     parser.add_argument("--episodes", type=positive, metavar="N", help="end after N episodes (never)")
     parser.add_argument("--speed", type=_number, default=1.0, metavar="X", help="times as fast as it is meant (1)")
-    parser.add_argument("--seed", type=natural, metavar="K", help="which of the run's seeds (the first)")
+    parser.add_argument("--seed", type=natural, metavar="K", help="which seed of the run (the first)")
     parser.takes_checkpoint()
     following = "follow the training: an episode with each newer weights, one in S seconds at most, until it ends"
     parser.add_argument("--every", type=_number, metavar="S", help=following)
@@ -72,7 +72,7 @@ def watch(
     from deeprl_cli.runs.folder import chosen_seed, find_run
 
     path = find(path)
-    find_run(path)  # a mistyped folder is told before torch is loaded
+    find_run(path)  # a mistyped folder is refused before torch is loaded
 
     from deeprl_cli.deploy.live import Player, has_display
     from deeprl_cli.processes.hardware import threads
@@ -119,7 +119,7 @@ def _in_window(player: Player, episodes: int | None, speed: float, port: int) ->
 
 
 def _on_page(player: Player, episodes: int | None, speed: float, port: int) -> Iterator[Moment]:
-    """It is played while somebody watches."""
+    """It plays while somebody watches."""
     from deeprl_cli.deploy.live import LOOK, Pace
     from deeprl_cli.deploy.live_page import LivePage, served
     from deeprl_cli.envs.closing import closing

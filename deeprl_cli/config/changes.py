@@ -23,7 +23,7 @@ FREE = (
     "log",
     "callbacks",
     "hardware",
-)  # what may change on the way
+)  # what may change when a run goes on
 
 
 def changed(before: RunConfig, overrides: Sequence[str]) -> RunConfig:

@@ -1,7 +1,7 @@
 """Composing with Hydra: overrides in, a checked `RunConfig` out. OmegaConf is not used beyond this package.
 
-Hydra composes; what else it would do (folders, logging, running jobs) is left out, and what it has to say about a wrong
-override is said again in one line.
+Hydra only composes here. Its folders, logging and job runner are not used, and its messages about wrong overrides are
+replaced by messages of one line.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from deeprl_cli.errors import ConfigError, did_you_mean
 from deeprl_cli.plugins.files import is_source, short
 from deeprl_cli.schema.run import NETWORKS, LinearConfig, NetworkConfig, RunConfig
 
-SBATCH = "hydra.launcher.additional_parameters"  # and the one of a launcher
-DECK = "deck/"  # experiments that are the deck to the letter
-# which of network.features read an option that not all of them read
+SBATCH = "hydra.launcher.additional_parameters"  # free keys of a launcher
+DECK = "deck/"  # experiments that follow the deck to the letter
+# options of network=linear that only some network.features read
 FEATURE_OPTIONS: dict[str, tuple[str, ...]] = {
     "order": ("poly", "fourier"),
     "centres": ("rbf",),
@@ -69,7 +69,7 @@ def build_run_config(values: dict[str, Any]) -> RunConfig:
 
 
 def _check_features(network: NetworkConfig) -> None:
-    """Refuse an option of other features than those chosen; one that has its default has not been given."""
+    """Refuse an option that the chosen features don't read. An option with its default counts as not given."""
     if not isinstance(network, LinearConfig):
         return
     defaults = plain(OmegaConf.load(config_dir() / "network" / "linear.yaml"))
@@ -88,8 +88,8 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def compose_choices(overrides: Sequence[str], job: int = 0) -> tuple[dict[str, Any], dict[str, str]]:
-    """`compose_values`, and the option chosen in each group; of `tuned` the file that the pair took (`ppo/mujoco`), or
-    `none`."""
+    """`compose_values`, and the option chosen in each group. For `tuned` that is the file that was used (`ppo/mujoco`),
+    or `none`."""
     config = _compose(parsed := parse(overrides), with_hydra=True)
     choices = {str(group): str(option) for group, option in config.hydra.runtime.choices.items() if option is not None}
     choices["tuned"] = _tuned_choice(choices, parsed)
@@ -121,8 +121,8 @@ def config_text(
 
 @dataclass(frozen=True)
 class Sweep:
-    """`jobs` are lists of overrides, each complete for one run but for `search`; `hydra` holds those of Hydra's own
-    settings, `search` (where more configurations lie) and `launcher` those of them."""
+    """`jobs`: for each run, its overrides (without `search`). `hydra`: overrides of Hydra's own settings; of these,
+    `search` names folders of more configurations, and `launcher` the launcher."""
 
     jobs: list[list[str]]
     hydra: list[str]
@@ -156,7 +156,7 @@ def expand_sweep(overrides: Sequence[str]) -> Sweep:
 
 
 def sweep_settings(sweep: Sweep) -> tuple[Path, dict[str, Any]]:
-    """Where the sweep's own record goes (`hydra.sweep.dir`), not yet made; and the launcher's options."""
+    """The folder for the sweep's record (`hydra.sweep.dir`; it is not created here), and the launcher's options."""
     options = plain(_compose(parse(sweep.launcher, sweep=True), with_hydra=True).hydra.launcher)
     known = [f"hydra.launcher.{key}" for key in dotted_keys(options) if key != "_target_"]
     for override in parse(sweep.hydra, sweep=True):
@@ -174,7 +174,7 @@ def sweep_settings(sweep: Sweep) -> tuple[Path, dict[str, Any]]:
 
 
 def _tuned_choice(choices: Mapping[str, Any], overrides: Sequence[Override]) -> str:
-    """The file of tuned values that was read; `none` for none. Hydra names what it was asked for."""
+    """The file of tuned values that was used, or `none`. (Hydra itself reports the file that it was asked for.)"""
     asked = str(choices.get("tuned") or "none")
     folders = [Path(folder.removeprefix("file://")) for folder in searched(overrides)]
     if asked == "none" or any((folder / "tuned" / f"{asked}.yaml").is_file() for folder in folders):
@@ -184,7 +184,7 @@ def _tuned_choice(choices: Mapping[str, Any], overrides: Sequence[Override]) -> 
 
 
 def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> DictConfig:
-    """Hydra's composition, its errors rewritten."""
+    """Compose with Hydra, and rewrite its errors."""
     for override in overrides:
         if _adds_outside_open(override):
             raise _diagnose(overrides) or ConfigError(f"'{override.input_line}': leave out the '+'")
@@ -205,7 +205,7 @@ def _compose(overrides: Sequence[Override], *, with_hydra: bool = False) -> Dict
 
 
 def _leave_out_other_networks(config: DictConfig, tuned: str) -> None:
-    """Tuned values of `network.…` are for the network that an id has by itself: another, chosen, takes what it has."""
+    """Drop tuned values of `network.…` that the chosen network doesn't have: they were tuned for another network."""
     if tuned == "none" or not tuned_path(tuned).is_file() or config.network.name not in NETWORKS:
         return
     known = {field.name for field in fields(NETWORKS[config.network.name])}
@@ -215,7 +215,8 @@ def _leave_out_other_networks(config: DictConfig, tuned: str) -> None:
 
 
 def _check_tuned(overrides: Sequence[Override]) -> None:
-    """`tuned` is optional in the defaults list, so Hydra lets any name pass. The deck's experiments take none of it."""
+    """Refuse an unknown `tuned` (it is optional in the defaults list, so Hydra accepts any name), and tuned values in
+    an experiment of the deck."""
     chosen = {override.key_or_group: override.value() for override in overrides if override.key_or_group in GROUPS}
     if str(chosen.get("experiment")).startswith(DECK) and chosen.get("tuned", "none") != "none":
         raise ConfigError(
@@ -223,13 +224,13 @@ def _check_tuned(overrides: Sequence[Override]) -> None:
             f"experiment={chosen['experiment']}"
         )
     if any(override.key_or_group == "hydra.searchpath" for override in overrides):
-        return  # it may lie there
+        return  # the file may be in that folder
     if "tuned" in chosen and chosen["tuned"] not in (options := group_options("tuned")):
         raise unknown_option("tuned", str(chosen["tuned"]), options)
 
 
 def _for_hydra(override: Override) -> str:
-    """The override's text; a new key below `env.kwargs` needs Hydra's leave to be added."""
+    """The override's text. Hydra adds a new key, here below `env.kwargs`, only with `++` in front."""
     text = str(override.input_line)
     new = f"{override.key_or_group}.".startswith((f"{OPEN}.", f"{SBATCH}."))
     new = new and not (override.is_delete() or override.is_force_add())
@@ -242,7 +243,7 @@ def _adds_outside_open(override: Override) -> bool:
 
 
 def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
-    """Which override is at fault, found by composing the groups alone; None when it is none of the keys."""
+    """The message for the override that is wrong, found by composing the groups alone. None if all keys exist."""
     chosen = [o for o in overrides if o.key_or_group in GROUPS and isinstance(o.value(), str | None)]
     groups = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in chosen]
     searchpath = [str(o.input_line) for o in overrides if o.key_or_group == "hydra.searchpath"]
@@ -267,13 +268,13 @@ def _diagnose(overrides: Sequence[Override]) -> ConfigError | None:
 
 
 def _option_keys(group: str) -> dict[str, list[str]]:
-    """The keys of every file of the group, for saying whose a key is."""
+    """The keys of every file of the group, so that a message can say which option has a key."""
     files = {name: OmegaConf.load(option_file(group, name)) for name in group_options(group)}
     return {name: dotted_keys(plain(file, resolve=False)) for name, file in files.items()}
 
 
 def _missing(error: MissingConfigException, overrides: Sequence[Override]) -> ConfigError:
-    """An option that isn't there, asked for by an override or by a file's defaults list."""
+    """The message for an option that doesn't exist, named by an override or by a file's defaults list."""
     group, _, name = str(error.missing_cfg_file).partition("/")
     if group not in GROUPS:
         return ConfigError(one_line(str(error)))
@@ -281,7 +282,7 @@ def _missing(error: MissingConfigException, overrides: Sequence[Override]) -> Co
         source = override.value() if override.key_or_group == group == "algo" else None
         if isinstance(source, str) and is_source(source) and short(source) == name:
             return ConfigError(
-                f"algo={source}: its values aren't there: write {name}.yaml beside it, or algo/{name}.yaml into a "
+                f"algo={source}: it has no file of values: write {name}.yaml beside it, or algo/{name}.yaml in a "
                 "folder that --config-dir names"
             )
     if group != "env":
@@ -297,7 +298,7 @@ def plain(config: Any, resolve: bool = True) -> Any:
 
 
 def one_line(message: str) -> str:
-    """The part of a library's message that says what is wrong: up to its second sentence's hints and search paths."""
+    """The part of a library's message that says what is wrong, without the hints and search paths after it."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     kept = list(
         itertools.takewhile(lambda line: not line.startswith(("Config search path", "See https", "full_key")), lines)

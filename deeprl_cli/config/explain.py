@@ -1,8 +1,8 @@
 """`deeprl train --explain …`: every value of a configuration, its source, and the comment in that file.
 
-Hydra merges files in the order of the defaults list; the last that names a key decides. Reading the files again, in
-that order, tells which it was, and what it would have been. A value that this run's network never reads is shown as
-that.
+Hydra merges files in the order of the defaults list, and the last file that has a key decides. Here the files are read
+again in that order, to find which one it was and what value the key had before. If this run's network never reads a
+value, the table says so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ WHOLE_TREE = ("tuned", "experiment")  # groups whose files set keys anywhere
 
 @dataclass(frozen=True)
 class Origin:
-    """One key: its value, where that came from, and the comment that stands beside it there. `read`: it counts."""
+    """One key: its value, the file that it came from, and the comment beside it there. `read`: whether this run reads
+    it."""
 
     key: str
     value: Any
@@ -46,7 +47,7 @@ def explain(overrides: Sequence[str]) -> list[Origin]:
 
 
 def origins(overrides: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
-    """The composed values, and where each comes from; no environment is looked at. Raises ConfigError."""
+    """The composed values, and where each comes from. No environment is built. Raises ConfigError."""
     values, choices = compose_choices(overrides)
     given = parse(overrides)
     folders = [*(Path(folder.removeprefix("file://")) for folder in searched(given)), *config_dirs()]
@@ -58,7 +59,7 @@ def origins(overrides: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
         for part in key.split("."):
             value = value[part]
         if isinstance(value, dict) and value:
-            continue  # its members have lines of their own
+            continue  # each of its keys has its own line
         chosen = key.endswith((".name", ".id")) and key.split(".")[0] in typed
         name = key.split(".")[0] if chosen else key
         line = next(
@@ -80,8 +81,8 @@ def origins(overrides: Sequence[str]) -> tuple[dict[str, Any], list[Origin]]:
 
 
 def _unread(values: dict[str, Any]) -> dict[str, str]:
-    """Keys that this run's network doesn't read, and why. Of `network=auto`, whose choice the observations make, an
-    environment of gymnasium's or minigrid's is built to be asked."""
+    """Keys that this run's network doesn't read, and why. `network=auto` depends on the observations, so for it an
+    environment is built, if it is one of gymnasium's or minigrid's."""
     network = values["network"]
     name = "cnn" if network["name"] == "auto" and _sees_images(values["env"]) else network["name"]
     found = {}
@@ -108,7 +109,7 @@ def _sees_images(env: dict[str, Any]) -> bool:
             return False
         space = env_spec(build(EnvConfig, env, "env")).observation_space
     except ConfigError:
-        return False  # said by whoever trains
+        return False  # training will say it
     return len(space.shape or ()) == 3
 
 
@@ -122,7 +123,9 @@ class _Layer:
         assert isinstance(content, dict)
         content.pop("defaults", None)
         content.pop("hydra", None)
-        self.replaces = not prefix and self.source != ROOT  # tuned values, experiments: what another file says already
+        self.replaces = (
+            not prefix and self.source != ROOT
+        )  # tuned values, experiments: the comment is in the file that they replace
         self.content = {prefix.rstrip("."): content} if prefix else content
         self.keys = {f"{prefix}{key}" for key in dotted_keys(content)}
         self.comments = {f"{prefix}{key}": text for key, text in comments(path.read_text(encoding="utf-8")).items()}
@@ -138,8 +141,8 @@ def _at(values: Any, key: str) -> Any:
 
 
 def _files(choices: dict[str, str], folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    """The configuration files of these choices, first to last, each with the prefix of its keys: the first of `folders`
-    that has one."""
+    """The configuration files of these choices in the order of merging, each with the prefix of its keys. If several
+    `folders` have a file, the first one counts."""
     found = []
 
     def add(name: str, prefix: str) -> bool:

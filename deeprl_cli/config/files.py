@@ -21,7 +21,7 @@ def config_dir() -> Path:
 
 
 def config_dirs() -> list[Path]:
-    """Ours, and those of plug-ins: the first that has a file is the one whose file counts."""
+    """Our folder, and those of plug-ins. If several have a file, the first one counts."""
     return [config_dir(), *config_folders()]
 
 
@@ -32,7 +32,7 @@ def group_options(group: str) -> list[str]:
 
 
 def option_file(group: str, name: str) -> Path:
-    """The file of an option; where there is none, where ours would be."""
+    """The file of an option; if it doesn't exist, the path that ours would have."""
     files = [folder / group / f"{name}.yaml" for folder in config_dirs()]
     return next((file for file in files if file.is_file()), files[0])
 
@@ -52,11 +52,11 @@ def algo_keys(name: str) -> set[str]:
 
 
 def suite_names() -> list[str]:
-    """The suites of `deeprl bench` beside the groups, plug-ins' included; not a group themselves."""
+    """The suites of `deeprl bench`, including those of plug-ins. (They are not a group of configurations.)"""
     return group_options("bench")
 
 
 def summary(group: str, name: str) -> str:
-    """The comment a file opens with, its first line."""
+    """The first line of a file, if it is a comment."""
     first = option_file(group, name).read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""

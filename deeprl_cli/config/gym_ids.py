@@ -1,9 +1,9 @@
 """Makes every gymnasium id an option of Hydra's group `env`, with or without a YAML file, and gives it tuned values.
 
-A ConfigSource of scheme `gym` stands after the configuration folders, so a file `env/<Id>.yaml` wins. For an id without
-one it answers with the base every environment shares (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id); for
-a pair without tuned values of its own, with those of another version or of the id's family (`config/tuned.py`). And for
-an algorithm that is a file or module of the user's, with the values beside it.
+A ConfigSource of scheme `gym` comes after the configuration folders, so a file `env/<Id>.yaml` wins. An id without a
+file gets the values that all environments share (`configs/env.yaml`, or `configs/atari.yaml` for an Atari id). A pair
+without tuned values gets those of another version of the environment, or of its family (`config/tuned.py`). An
+algorithm in a file or module of the user's gets the values beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GROUP = "env"
 
 
 def unknown(name: str) -> ConfigError:
-    """Of what hasn't the shape of an id, and no file."""
+    """The message for a name that isn't written like an id, and has no file."""
     from deeprl_cli.envs.advice import advice
     from deeprl_cli.envs.ids import registered_ids
 
@@ -40,7 +40,7 @@ def unknown(name: str) -> ConfigError:
 class GymConfigSource(ConfigSource):
     """`gym://`: one configuration for each environment id, made when asked for."""
 
-    # listing means importing gymnasium: only shell completion has a use for that
+    # listing imports gymnasium; only shell completion needs it
     offer_ids = False
 
     @staticmethod
@@ -60,7 +60,7 @@ class GymConfigSource(ConfigSource):
         values: dict[str, Any] = {"id": name}
         atari = ATARI_ID.fullmatch(name)
         if atari and atari["ale"]:
-            # the ids under ALE/ skip frames themselves: the preprocessing does it instead, taking a maximum over two
+            # the ids under ALE/ skip frames themselves; the preprocessing does it, with a maximum over two frames
             values["kwargs"] = {"frameskip": 1}
         base = "/atari@_here_" if atari else "/env@_here_"
         _, _, own = name.partition(":")
@@ -100,7 +100,7 @@ class GymSearchPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make both known to Hydra; to be called before Hydra is initialised, any number of times."""
+    """Make both known to Hydra. Call it before Hydra is initialised; calling it again does no harm."""
     for plugin in (GymConfigSource, GymSearchPath):
         Plugins.instance().register(plugin)
 

@@ -1,8 +1,8 @@
-"""Asking Hydra for the composition of a list of overrides. The groups are composed once for as long as no file changes.
+"""Asks Hydra to compose a list of overrides. The groups are composed once, as long as no file changes.
 
-Hydra takes a tenth of a second for the files that `algo=ppo env=CartPole-v1` name, and most of it again for the next
-job of a sweep, which differs in a number. So what the groups give is kept, and numbers are set on a copy of it, by the
-function with which Hydra sets them.
+Hydra takes a tenth of a second for the files of `algo=ppo env=CartPole-v1`, and nearly as long for the next job of a
+sweep, which may differ only in a number. So the result of the groups is kept, and other values are set on a copy of it
+with Hydra's own function.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = "train"
 
 @contextmanager
 def hydra_at_our_folder() -> Iterator[ConfigLoader]:
-    """Hydra over our folder of configurations; one already in use, by the caller's own program, is put aside."""
+    """Hydra with our folder of configurations. A caller's own Hydra is set aside meanwhile."""
     gym_ids.register()
     instance = GlobalHydra.instance()
     outer, instance.hydra = instance.hydra, None
@@ -52,7 +52,7 @@ def searched(overrides: Sequence[Override]) -> list[str]:
 
 
 def ask_hydra(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra composes of `overrides`, its own part `hydra` with it. Raises Hydra's and OmegaConf's errors."""
+    """What Hydra composes from `overrides`, including its own part `hydra`. Raises Hydra's and OmegaConf's errors."""
     parsed = OverridesParser.create(None).parse_overrides(list(overrides))
     if any(_from_elsewhere(override) for override in parsed):
         return _compose(tuple(overrides))
@@ -81,7 +81,7 @@ def _compose(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
-    """Folders of `hydra.searchpath` come before our own, those of plug-ins, and those made for ids: they win."""
+    """Put the folders of `hydra.searchpath` before all others, so that their files win."""
     path = loader.get_search_path().get_path()
     place = next(index for index, element in enumerate(path) if element.provider == "main")
     for folder in searched(parse([text for text in overrides if text.startswith("hydra.searchpath=")])):
@@ -90,20 +90,19 @@ def _search_before_ids(loader: ConfigLoader, overrides: Sequence[str]) -> None:
 
 
 def _sets_a_value(override: Override) -> bool:
-    """Whether it leaves the files alone that are composed: not an option of a group, nothing of Hydra's."""
+    """Whether the composed files stay the same: it is no option of a group, and not one of Hydra's own keys."""
     key = override.key_or_group
     return key not in GROUPS and "/" not in key and override.package is None and not override.is_hydra_override()
 
 
 def _from_elsewhere(override: Override) -> bool:
-    """Whether it brings in files that stand beside the user."""
+    """Whether it brings in files of the user."""
     value = override.value() if override.key_or_group == "algo" else None
     return override.key_or_group == "hydra.searchpath" or (isinstance(value, str) and is_source(value))
 
 
 def _what_it_depends_on() -> object:
-    """The YAML files there are and when they were written, and how many environments are registered: they have a
-    family once they are."""
+    """The YAML files with their times, and the number of registered environments (a registered one has a family)."""
     files = [(path, path.stat().st_mtime_ns) for folder in config_dirs() for path in folder.rglob("*.yaml")]
     gymnasium = sys.modules.get("gymnasium")
     return tuple(files), len(gymnasium.registry) if gymnasium else 0

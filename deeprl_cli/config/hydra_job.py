@@ -14,10 +14,10 @@ _NOTHING = object()
 
 @contextmanager
 def as_job(config: DictConfig, number: int = 0) -> Iterator[Any]:
-    """Take `hydra` out of a composed `config`, whose values find it all the same for as long as this lasts; that part.
+    """Take the part `hydra` out of a composed `config`, and yield it. Inside the context, values still find it.
 
-    `number` is the job's in its sweep, from 0. Hydra's own `${hydra:…}` makes None of a key that there isn't, and asks
-    for what a program of the caller's has left there; this one refuses, and asks that part.
+    `number`: of the job in its sweep, from 0. Hydra's own `${hydra:…}` gives None for an unknown key, and may read what
+    the caller's own program has left there. This one refuses unknown keys, and reads only this part.
     """
     with open_dict(config):
         config.hydra.job.num = number

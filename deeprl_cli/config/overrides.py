@@ -1,4 +1,4 @@
-"""`key=value` as typed: read in Hydra's grammar, and refused with our own message where Hydra's would not help."""
+"""Reads `key=value` in Hydra's grammar. Where Hydra's own message would not help, ours replaces it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deeprl_cli.errors import ConfigError
 OPEN = "env.kwargs"  # the one mapping of a run that takes any key
 # values which may hold a `=`, as folders of sweeps do
 PATHS = ("init_from", "run_dir", "hydra.sweep.dir", "study", "storage", "out")
-_WORD = re.compile(r"[A-Za-z_][\w./-]*")  # text that needs no quotes, but for what would be read as another type
+_WORD = re.compile(r"[A-Za-z_][\w./-]*")  # text that needs no quotes, unless it would be read as another type
 _NO_WORDS = ("true", "false", "null", "nan", "inf")
 # set by choosing an option of the group: overriding the value alone would leave the rest of the option behind
 NAMES = {
@@ -54,7 +54,7 @@ def parse_one(text: str) -> Override:
 
 
 def _check(override: Override, sweep: bool) -> None:
-    """Refuse what Hydra would take, or refuse in its own words, before anything is composed."""
+    """Refuse what Hydra would accept, or would refuse in words that don't help, before anything is composed."""
     key, text = override.key_or_group, str(override.input_line)
     if key.split(".")[0].split("/")[0] == "hydra":
         _check_hydra(override, sweep)
@@ -63,7 +63,7 @@ def _check(override: Override, sweep: bool) -> None:
         group = NAMES[key]
         raise ConfigError(f"{key} comes with its {group}: write {group}={text.partition('=')[2] or '…'}")
     if override.package is not None:
-        raise ConfigError(f"'{text}': a group stays in its place; write {key}={text.partition('=')[2]}")
+        raise ConfigError(f"'{text}': a group can't be moved (@…): write {key}={text.partition('=')[2]}")
     head, _, tail = key.partition("/")
     typed = text.partition("=")[2]
     if head in GROUPS and tail:
@@ -71,13 +71,13 @@ def _check(override: Override, sweep: bool) -> None:
         raise ConfigError(f"'{text}': write {meant}")
     if override.is_delete() and not key.startswith(f"{OPEN}."):
         instead = {"tuned": "; write tuned=none", "experiment": "; leave experiment out"}.get(key)
-        raise ConfigError(f"'{text}': no key can be taken away{instead or f'; set another value, {key}=…'}")
+        raise ConfigError(f"'{text}': keys can't be deleted{instead or f'; give another value: {key}=…'}")
     if override.is_sweep_override():
         if not sweep:
             listable = key not in GROUPS and override.value_type == ValueType.SIMPLE_CHOICE_SWEEP
             raise several(key, typed, listable)
         if not override.is_discrete_sweep():
-            raise ConfigError(f"'{text}': a range of reals can't be tried one by one; list values, {key}=0.1,0.2")
+            raise ConfigError(f"'{text}': an interval has no values to try one by one: list them, {key}=0.1,0.2")
         return
     value = override.value()
     if key in GROUPS and isinstance(value, dict):
@@ -85,7 +85,10 @@ def _check(override: Override, sweep: bool) -> None:
         if named:
             raise ConfigError(f"{named} comes with its {key}: write {key}={value[named.split('.')[1]]}")
     elif key in GROUPS and (not isinstance(value, str) or not value):
-        nothing = {"tuned": "; for nothing tuned, tuned=none", "experiment": "; for none, leave it out"}.get(key, "")
+        nothing = {
+            "tuned": "; tuned=none switches tuned values off",
+            "experiment": "; for no experiment, leave it out",
+        }.get(key, "")
         raise ConfigError(f"'{text}': {key} takes one name{for_example(key)}{nothing}")
 
 
@@ -94,13 +97,13 @@ def _check_hydra(override: Override, sweep: bool) -> None:
     if override.is_sweep_override():
         raise ConfigError(f"'{text}': Hydra's own settings can't be swept over")
     if key.replace("/", ".").startswith("hydra.sweeper"):
-        raise ConfigError(f"'{text}': a sweep is every combination of the values listed; there is no other sweeper")
+        raise ConfigError(f"'{text}': a sweep always tries every combination of its values; to search, deeprl tune")
     if not sweep and key != "hydra.searchpath":
-        raise ConfigError(f"'{text}' means nothing to a single run: its folder is run_dir=…; for a sweep, add -m")
+        raise ConfigError(f"'{text}' is for sweeps: add -m; the folder of a single run is run_dir=…")
 
 
 def as_typed(value: Any) -> str:
-    """A value as it would be typed; in Hydra's quotes, backslashes count before a quote alone."""
+    """A value as one would type it. (In Hydra's quotes, a backslash is special only before a quote.)"""
     if isinstance(value, str):
         if _WORD.fullmatch(value) and value.lower() not in _NO_WORDS:
             return value

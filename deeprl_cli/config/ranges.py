@@ -1,4 +1,4 @@
-"""What is typed behind `deeprl tune`, taken apart: keys of the study, of its runs, and the ranges that it searches."""
+"""Takes apart what is typed after `deeprl tune`: keys of the study, keys of its runs, and the ranges to search."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.tune import OF_PBT, OF_SEARCH, TuneConfig
 from deeprl_cli.schema.typed import build
 
-SEARCHED = ("algo", "network", "env")  # below which keys may have a range
+SEARCHED = ("algo", "network", "env")  # groups whose keys may have a range
 TAGS: dict[str, Scale] = {"log": "log", "linear": "linear", "one_minus": "one_minus"}
-BY_LOG = 10.0  # an interval whose ends are so many times apart is drawn by its logarithm
+BY_LOG = 10.0  # an interval whose high end is this many times its low end is drawn on a logarithmic scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def defaults() -> dict[str, Any]:
 
 
 def settings(own: Mapping[str, Any]) -> TuneConfig:
-    """The study's own keys, those not given by their defaults. Raises ConfigError."""
+    """The study's own keys; keys that were not given have their defaults. Raises ConfigError."""
     values = {**defaults(), **own}
     if "trials" not in own and (values["steps"] is not None or values["minutes"] is not None):
         values["trials"] = None
@@ -71,12 +71,12 @@ def settings(own: Mapping[str, Any]) -> TuneConfig:
     for key in OF_SEARCH if found.method == "pbt" else OF_PBT:
         if key in own:
             others = ", ".join(OF_PBT if found.method == "pbt" else OF_SEARCH)
-            raise ConfigError(f"{key}={own[key]}: means nothing with method={found.method}, which has {others}")
+            raise ConfigError(f"{key}={own[key]}: method={found.method} doesn't have it; it has {others}")
     return found
 
 
 def space(algo: str) -> list[Domain]:
-    """The one kept for an algorithm. Raises ConfigError where there is none."""
+    """The space in the file of an algorithm. Raises ConfigError if there is none."""
     if algo not in group_options("tune"):
         raise ConfigError(
             f"there is no tune/{algo}.yaml: say what to search, for example 'algo.lr=interval(1e-5,1e-2)'"
@@ -86,7 +86,7 @@ def space(algo: str) -> list[Domain]:
 
 
 def domain(override: Override) -> Domain:
-    """A range as typed. Raises ConfigError, saying how one is written."""
+    """A range as typed. Raises ConfigError, which says how to write one."""
     key, text = override.key_or_group, str(override.input_line)
     typed = text.partition("=")[2]
     head = key.split(".")[0]
@@ -101,7 +101,7 @@ def domain(override: Override) -> Domain:
     if isinstance(value, ChoiceSweep):
         choices = tuple(_plain(item) for item in value.list)
         if len({str(choice) for choice in choices}) < len(choices):
-            raise ConfigError(f"'{text}': a value is there twice")
+            raise ConfigError(f"'{text}': a value is listed twice")
         return Domain(key, typed, choices=choices)
     if isinstance(value, RangeSweep):
         return Domain(key, typed, choices=tuple(value.range()))
@@ -114,21 +114,21 @@ def _interval(key: str, typed: str, found: IntervalSweep) -> Domain:
     text = f"{key}={typed}"
     low, high = found.start, found.end
     if low is None or high is None or not low < high:
-        raise ConfigError(f"'{text}': the first end of an interval is the lower one")
+        raise ConfigError(f"'{text}': an interval is (LOW,HIGH), with LOW below HIGH")
     unknown = sorted(found.tags - set(TAGS))
     if unknown or len(found.tags) > 1:
         raise ConfigError(f"'{text}': an interval takes one tag, of {', '.join(TAGS)}: tag(log,interval({low},{high}))")
     whole = isinstance(low, int) and isinstance(high, int)
     scale = next((TAGS[tag] for tag in found.tags), "log" if low > 0 and high / low >= BY_LOG else "linear")
     if scale == "log" and low <= 0:
-        raise ConfigError(f"'{text}': by its logarithm, the lower end must be above 0")
+        raise ConfigError(f"'{text}': on a logarithmic scale, LOW must be above 0")
     if scale == "one_minus" and (high >= 1 or whole):
         raise ConfigError(f"'{text}': tag(one_minus,…) is for numbers below 1")
     return Domain(key, typed, float(low), float(high), scale, whole)
 
 
 def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Composed plain `values` with others at these dotted keys; a new key is for `env.kwargs` alone."""
+    """Plain composed `values` with some changed, by their dotted keys. New keys: below `env.kwargs` only."""
     changed = dict(values)
     for key, value in changes.items():
         place, *names = changed, *key.split(".")
@@ -155,7 +155,7 @@ def checked(overrides: Sequence[str], domains: Sequence[Domain]) -> dict[str, An
 
 
 def _typed_right(values: dict[str, Any]) -> RunConfig:
-    """Types and ranges alone: what keys say of one another depends on what else is drawn."""
+    """Checks types and ranges only: whether values fit together depends on the other values that are drawn."""
     from deeprl_cli.algos.registry import run_config
 
     return run_config(values)

@@ -21,7 +21,7 @@ from deeprl_cli.config.overrides import as_typed
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import EVALUATIONS
 
-GIVEN = "this run"  # the source of a value that no file gives
+GIVEN = "this run"  # the source of a value that comes from no file
 TYPED = "command line"
 BESIDE = (
     "format",
@@ -29,17 +29,17 @@ BESIDE = (
     "tuned",
     "typed",
     "run_dir",
-)  # of config.yaml, what is no value of a run, or only its place
+)  # keys of config.yaml that are no values of a run, or only say where it is
 NAMES = {"algo.name": "algo", "env.id": "env", "network.name": "network", "hardware.name": "hardware"}
-# of which a run records what auto came to, in auto's place
+# keys for which a run records what `auto` chose, instead of `auto`
 _CHANGING = re.compile(r"(^|/)(tuned|experiment)/")  # files that set what other files say already
 SETTLED = ("eval.every", "eval.episodes", "env.generators", "env.origin")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """`overrides`: those that make this configuration; `settled`: what `auto` came to, for a machine or an environment
-    that would choose otherwise; `unknown`: why neither can be told, "" where they can."""
+    """`overrides`: those that give this configuration again. `settled`: what `auto` chose, for machines that would
+    choose otherwise. `unknown`: why neither can be found, or ""."""
 
     origins: Sequence[Origin]
     overrides: Sequence[str]
@@ -52,7 +52,7 @@ class Recorded:
 
 
 def recorded(config: Mapping[str, Any]) -> Recorded:
-    """Of the content of a run's config.yaml. What this deeprl can't compose has no origins but the file itself."""
+    """The origins of the content of a config.yaml. If it can't be composed, the file itself is the only one."""
     own = {key: value for key, value in config.items() if key not in BESIDE}
     flat = {key: _at(own, key) for key in dotted_keys(own)}
     flat = {key: value for key, value in flat.items() if not isinstance(value, Mapping) or not value}
@@ -75,7 +75,7 @@ def recorded(config: Mapping[str, Any]) -> Recorded:
             typed = before.source == TYPED
             told.append(known or (replace(before, source=GIVEN, comment="") if typed else before))
         elif key in SETTLED and before.value == "auto" and not (key == "eval.every" and value != _evaluations(config)):
-            told.append(replace(before, value=value, comment=f"what auto came to; {before.comment}".strip("; ")))
+            told.append(replace(before, value=value, comment=f"what auto chose; {before.comment}".strip("; ")))
             settled += [f"{key}={as_typed(value)}"] * (key != "eval.every")  # which follows from total_steps
         else:
             told.append(known or Origin(key, value, GIVEN, f"instead of {shown(before.value)} ({before.source})"))
@@ -101,8 +101,8 @@ def _as_begun(config: Mapping[str, Any]) -> dict[str, Origin]:
 
 
 def _groups(config: Mapping[str, Any]) -> list[str]:
-    """The choices of groups, those that come by themselves left out. An id of a module says nothing by itself: looking
-    for its tuned values would import it."""
+    """The options chosen in groups, without those that are chosen automatically. An id `module:Id` is not looked up,
+    because that would import the module."""
     algo, env = config["algo"]["name"], config["env"]["id"]
     named = [f"algo={algo}", f"env={env}"]
     tuned = f"tuned={config.get('tuned') or 'none'}"
@@ -114,12 +114,12 @@ def _groups(config: Mapping[str, Any]) -> list[str]:
 
 
 def _evaluations(config: Mapping[str, Any]) -> int:
-    """What `eval.every=auto` comes to."""
+    """The number that `eval.every=auto` means."""
     return max(1, int(config["total_steps"]) // EVALUATIONS)
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in YAML."""
+    """A value as it is written in YAML."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -16,7 +16,7 @@ from deeprl_cli.errors import ConfigError
 def shell_completion(arguments: Sequence[str]) -> None:
     """Hydra's `-sc install=bash|zsh|fish`, `uninstall=…` and, from the shell itself, `query=…` over COMP_LINE.
 
-    COMP_LINE arrives with our verb in it, which Hydra must not take for an override.
+    COMP_LINE contains our verb. It is removed, or Hydra would take it for an override.
     """
     shells = ("bash", "fish", "zsh")
     action, _, shell = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
@@ -27,7 +27,7 @@ def shell_completion(arguments: Sequence[str]) -> None:
         words = [word for word in words[1:] if not word.startswith("-") or word in ("-m", "--multirun")]
         os.environ["COMP_LINE"] = " ".join([program, *words])
     if sys.argv[0].endswith(".py"):
-        sys.argv[0] = "deeprl"  # `python -m deeprl_cli`: Hydra would write a completion of python itself
+        sys.argv[0] = "deeprl"  # for `python -m deeprl_cli`, Hydra would complete the command `python`
     GymConfigSource.offer_ids = True
     try:
         with hydra_at_our_folder():

@@ -1,4 +1,4 @@
-"""Typing mistakes that show in the typed words alone. Each is refused in one line, before Hydra reads anything."""
+"""Typing mistakes that can be seen in the words alone. Each gets one line, before Hydra reads anything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refuse_slips(words: Sequence[str]) -> None:
 
 
 def _refuse_one(word: str) -> None:
-    """`help`, `seed=0..4`, and what a key of the environment can't do."""
+    """`help`, `seed=0..4`, and `env.kwargs.render_mode=human`."""
     if word in ("help", "?"):
         raise ConfigError(f"'{word}': write deeprl train --help")
     if match := re.fullmatch(r"seeds?=\[?(\d+)\s*(?:-|:|\.{2,3}|…)\s*(\d+)\]?", word):
@@ -40,7 +40,7 @@ def _refuse_one(word: str) -> None:
         raise ConfigError(f"'{word}': write {together} to train them together, or -m seed='{span}' for one run of each")
     if match := re.fullmatch(r"seeds?=\[([\d, ]+)\]", word):
         raise ConfigError(
-            f"'{word}': a run has one first seed; for one run of each write -m seed={match[1].replace(' ', '')}"
+            f"'{word}': seed is one number; for one run of each, write -m seed={match[1].replace(' ', '')}"
         )
     if re.fullmatch(r"\+*env\.kwargs\.render_mode=['\"]?human['\"]?", word):
         raise ConfigError(f"'{word}': training opens no window; to see the trained policy: deeprl watch RUN")
@@ -64,22 +64,22 @@ def _no_spaces(typed: str, meant: str) -> ConfigError:
 
 
 def _spaces_inside_brackets(words: Sequence[str]) -> None:
-    """`algo.hidden=[64, 64]` that the shell has taken apart."""
+    """`algo.hidden=[64, 64]`, which the shell splits at the space."""
     for place, word in enumerate(words):
         if "=" not in word or not _open(word):
             continue
         for end in range(place + 2, len(words) + 1):
             if any(re.match(r"[\w.]+=", later) for later in words[place + 1 : end]):
-                break  # the next override: what is missing is a bracket
+                break  # here the next override begins: a bracket is missing
             if not _open(" ".join(words[place:end])):
                 raise ConfigError(
-                    f"'{' '.join(words[place:end])}': a value with spaces is several words to the shell; write "
+                    f"'{' '.join(words[place:end])}': the shell splits a value at its spaces: write "
                     f"{shlex.quote(''.join(words[place:end]))}"
                 )
 
 
 def _open(text: str) -> int:
-    """How many brackets are open at the end."""
+    """The number of brackets that are still open at the end."""
     return sum(text.count(bracket) - text.count(other) for bracket, other in _CLOSES.items())
 
 
@@ -92,7 +92,7 @@ def _without_a_key(words: Sequence[str]) -> None:
 
 
 def option(word: str) -> str | None:
-    """The group=option that a word alone stands for; None where it isn't one."""
+    """The group=option that a single word means, or None."""
     group, colon, name = word.partition(":")
     if colon and group in (*GROUPS, "seed", "seeds", "total_steps"):
         return f"{group}={name}"
@@ -103,9 +103,9 @@ def option(word: str) -> str | None:
 
 
 def refuse_twice(words: Sequence[str]) -> None:
-    """Raise ConfigError for a key typed twice: of two values, the last would win without a word.
+    """Raise ConfigError for a key typed twice, because the last value would win silently.
 
-    For what a person types. Programs may override what they were given.
+    This is for what a person types. Programs may add overrides of their own.
     """
     seen: dict[str, str] = {}
     for word in words:
@@ -115,8 +115,8 @@ def refuse_twice(words: Sequence[str]) -> None:
 
 
 def without_dashes(words: Sequence[str], flags: Collection[str]) -> tuple[list[str], list[str]]:
-    """Of `--env-id CartPole-v1 --learning-rate=1e-3`: each as typed, and as it is to be written. Raises ConfigError for
-    what doesn't exist here. `flags` are those that there are."""
+    """For `--env-id CartPole-v1 --learning-rate=1e-3`: each as typed, and each as it should be written. `flags` are the
+    ones that exist. Raises ConfigError for what doesn't exist here."""
     typed: list[str] = []
     pairs: list[tuple[str, str]] = []
     rest = list(words)
@@ -145,10 +145,10 @@ def _as_key(name: str, value: str, typed: str, known: Collection[str]) -> str:
 
 
 def unread(text: str) -> ConfigError:
-    """An override that Hydra's grammar can't read."""
+    """The message for an override that Hydra's grammar can't read."""
     key, _, value = text.partition("=")
     if not re.fullmatch(r"[~+]{0,2}[\w./@:-]+", key):
-        return ConfigError(f"'{text}': a key is words joined by dots, and '{key}' is not")
+        return ConfigError(f"'{text}': a key is words joined by dots, and '{key}' isn't one")
     if (bare := value.strip("=,; ")) != value and re.fullmatch(r"[\w.+/:-]+|[\[{].*[\]}]", bare):
         return ConfigError(f"'{text}': write {shlex.quote(f'{key}={bare}')}")
     if (number := meant_number(value)) is not None:
@@ -162,10 +162,10 @@ def unread(text: str) -> ConfigError:
 
 
 def several(key: str, value: str, listable: bool) -> ConfigError:
-    """`seed=1,2`: several values, where one run takes one."""
+    """The message for `seed=1,2`: several values, where a run takes one."""
     text = f"{key}={value}"
     if (number := meant_number(value)) is not None:
-        return ConfigError(f"'{text}' is several values to deeprl: write {key}={number}")
+        return ConfigError(f"'{text}' would be several values: write {key}={number}")
     if key == "seeds" and (span := re.fullmatch(r"range\((\d+)\)", value)):
         return ConfigError(f"'{text}': seeds is how many train together: write seeds={span[1]}")
     if key == "seeds" and re.fullmatch(r"\d+(,\d+)*", value):

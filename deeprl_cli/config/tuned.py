@@ -1,8 +1,7 @@
 """Which tuned values an algorithm gets on an environment, and how deeprl reports it.
 
-A file `tuned/<algo>/<Id>.yaml` of the id's own comes first; then that of another version of the same environment
-(v5's for v4); then that of its family, `tuned/<algo>/mujoco.yaml`. Where an environment comes from, its registration
-says.
+First comes the file of the id itself, `tuned/<algo>/<Id>.yaml`; then that of another version of the same environment
+(v5's for v4); then that of its family, `tuned/<algo>/mujoco.yaml`. The family is found by the registration.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ def tuned_path(name: str) -> Path:
 
 
 def find_tuned(algo: str, env_id: str) -> str | None:
-    """`ppo/HalfCheetah-v5`, `ppo/mujoco`: the file that this pair takes, without folder and ending; None for none.
+    """The file that this pair uses, without folder and ending (`ppo/HalfCheetah-v5`, `ppo/mujoco`), or None.
 
-    Without a file of its own, an id is looked up where environments are registered, which imports gymnasium and the
-    package or module that registers it.
+    If the id has no file itself, its registration is looked up. That imports gymnasium, and the package or module that
+    registers the id.
     """
     folders = [folder / "tuned" / algo for folder in config_dirs()]
     if not re.fullmatch(r"\w+", algo) or not any(folder.is_dir() for folder in folders):
@@ -45,7 +44,7 @@ def find_tuned(algo: str, env_id: str) -> str | None:
 
     try:
         where = family(resolve(env_id))
-    except ConfigError:  # said by whoever builds it
+    except ConfigError:  # building it will say why
         return None
     if where not in FAMILIES or (where == "atari" and not ATARI_ID.fullmatch(env_id)):
         return None
@@ -56,7 +55,7 @@ def find_tuned(algo: str, env_id: str) -> str | None:
 
 
 def tuned_summary(name: str) -> tuple[int | None, str]:
-    """Of a file, its number of steps, where it has one, and the comment that it opens with, in one line."""
+    """The number of steps that a file gives (or None), and its first comment in one line."""
     text = tuned_path(name).read_text(encoding="utf-8")
     opening = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     comment = " ".join(line.removeprefix("#").strip() for line in opening if not line.startswith("# @"))
@@ -65,7 +64,7 @@ def tuned_summary(name: str) -> tuple[int | None, str]:
 
 
 def tuned_note(name: str | None, env_id: str, total_steps: int) -> str:
-    """One line: which values a run takes besides its algorithm's own, and for how many steps."""
+    """One line: which tuned values a run uses, and how many steps it trains."""
     if name is None:
         return f"no tuned values, {total_steps:,} steps"
     _, _, source = name.partition("/")

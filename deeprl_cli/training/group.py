@@ -97,7 +97,7 @@ def resume_together(
             stack.enter_context(locked(run))
         saved = common_checkpoints(runs, ended)
         if not saved:
-            print("no checkpoint yet: it starts again from its first step", flush=True)
+            print("no checkpoint yet: it starts again from the first step", flush=True)
         hardware = hw.recorded(read_config(runs[0])["resolved"])
         told = by_number(jobs, left)
         return carry_out(cfg, seen, start, lambda _stack, _hardware: runs, hardware, saved, told, shown)

@@ -101,7 +101,7 @@ def test_environments_one_by_one_and_together(capsys):
     assert code("compare", "runs/a", "--against", "runs/b") == 0
     printed = capsys.readouterr()
     assert "over 2 environments: P(first earns more) 0.4375" in printed.out  # (1/8 + 3/4) / 2
-    assert "left out, for one side alone has it: Taxi-v3" in printed.err
+    assert "left out, because only one side has it: Taxi-v3" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -174,5 +174,5 @@ def test_list_runs_where_there_is_none(capsys):
     assert code("list", "runs", "zzz") == 2
     assert code("list", "algos", "--json") == 2
     err = capsys.readouterr().err
-    assert "no run holds 'zzz'" in err
+    assert "no run contains 'zzz'" in err
     assert "--sort and --json are for runs" in err

@@ -57,7 +57,7 @@ def test_a_machine_that_can_train(cache, capsys, monkeypatch):
     assert re.search(r"\d+ cores?", findings["machine"]["text"])
     assert report["fixed"] == []
     main(["doctor"])
-    assert capsys.readouterr().out.endswith("all that training needs works\n")
+    assert capsys.readouterr().out.endswith("everything that training needs works\n")
 
 
 def test_without_a_compiler_all_runs_are_eager(cache, capsys, monkeypatch):

@@ -57,7 +57,7 @@ MISTAKES = {
     "train seeds=1,2": "seeds is how many train together, seeds=2; for one run of each, -m seed=1,2",
     "train 'seeds=range(5)'": "seeds is how many train together: write seeds=5",
     "train seed=0..4": "write seeds=5 to train them together, or -m seed='range(5)' for one run of each",
-    "train seed=[3,4]": "for one run of each write -m seed=3,4",
+    "train seed=[3,4]": "for one run of each, write -m seed=3,4",
     "train seeds=0": "seeds=0: must be at least 1",
     # the words of others
     "train algo.learning_rate=1e-3": "that is its name in Stable-Baselines3 and CleanRL; here it is algo.lr=1e-3",

@@ -81,7 +81,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeyp
     run = break_off(short_run("ppo", tmp_path / "broken", "checkpoint.every=0"), 48, monkeypatch)
     resume(run, ["checkpoint.every=100"])
     assert left(run) == left(whole)
-    assert "starts again from its first step" in capsys.readouterr().out
+    assert "starts again from the first step" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch, capsys):
@@ -109,7 +109,7 @@ def test_training_on_after_the_end(tmp_path, capsys):
     """A finished run is finished; with more steps it goes on, its schedules where the first end had them."""
     cfg = short_run("ppo", tmp_path / "run", "algo.lr_schedule=linear")
     run = train(cfg)
-    with pytest.raises(UserError, match=r"has done its 240 steps: to train on, give total_steps=480"):
+    with pytest.raises(UserError, match=r"has done all of its 240 steps: to train further, give total_steps=480"):
         resume(run, [])
     resume(run, ["total_steps=300"])
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -199,7 +199,7 @@ def test_config_text_shows_the_whole_or_a_part():
         (["+seed=3"], "seed is there already, leave out the '+'"),
         (["++algo.lr=3"], "algo.lr is there already, leave out the '+'"),
         (["+algo=sac"], "leave out the '+'"),
-        (["~seed"], "no key can be taken away; set another value, seed=…"),
+        (["~seed"], "keys can't be deleted; give another value: seed=…"),
         (["~tuned"], "write tuned=none"),
         (["env.id=Acrobot-v1"], "write env=Acrobot-v1"),
         (["algo.name=sac"], "write algo=sac"),
@@ -220,7 +220,7 @@ def test_config_text_shows_the_whole_or_a_part():
         (["run_dir='a b"], "close its brackets and quotes"),
         (["a b=3"], "a key is words joined by dots"),
         (["seed=${nope}"], "seed: Interpolation key 'nope' not found"),
-        (["hydra.run.dir=x"], "its folder is run_dir=…"),
+        (["hydra.run.dir=x"], "the folder of a single run is run_dir=…"),
         (["hydra.searchpath=[file:///nowhere/at/all]"], "not available"),
         (["seed=x"], "seed=x: must be a whole number"),
         (["seed=-1"], "seed=-1: must be at least 0"),
@@ -281,10 +281,10 @@ def test_globs_over_environments_match_files_only():
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["algo.lr=interval(0,1)"], "list values, algo.lr=0.1,0.2"),
+        (["algo.lr=interval(0,1)"], "list them, algo.lr=0.1,0.2"),
         (["algo=glob(nothing*)"], "matches nothing"),
         (["hydra.sweep.dir=a,b"], "can't be swept over"),
-        (["hydra/sweeper=optuna"], "there is no other sweeper"),
+        (["hydra/sweeper=optuna"], "to search, deeprl tune"),
         (["env.id=CartPole-v1,Acrobot-v1"], "write env=CartPole-v1,Acrobot-v1"),
     ],
 )
