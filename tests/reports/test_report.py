@@ -239,7 +239,7 @@ def test_sources_of_a_run_that_doesnt_say_what_was_typed():
     assert by_key["algo.gae_lambda"].comment == "instead of 0.8 (tuned/ppo/CartPole-v1)"
     assert by_key["algo.lr"].source == "tuned/ppo/CartPole-v1"
     assert by_key["algo.activation"].source == "algo/ppo"
-    assert by_key["eval.every"].comment.startswith("what auto came to")
+    assert by_key["eval.every"].comment.startswith("what auto chose")
 
 
 # ---- sweeps and suites
@@ -322,7 +322,7 @@ def test_mistakes_are_one_line(capsys):
         (["nowhere"], "nowhere: no such folder"),
         ([run, "--out", "a.pdf"], "must end in .html: for example a.html"),
         ([run, "--card", "--out", "a.html"], "must end in .md"),
-        ([sweep, "--card"], "is a sweep, and a model card is of one run"),
+        ([sweep, "--card"], "is a sweep, and a model card describes one run"),
         ([Path("runs")], "not a run"),
     ):
         assert code(*arguments) == 2
