@@ -111,23 +111,23 @@ class Algorithm(nn.Module):
         if not isinstance(spec.action_space, cls.action_spaces):
             kind = type(spec.action_space).__name__
             raise ActionSpaceError(
-                f"algo={config.name} takes {_names(cls.action_spaces)} actions, but {spec.id} has {kind} actions"
+                f"algo={config.called} takes {_names(cls.action_spaces)} actions, but {spec.id} has {kind} actions"
             )
         if cls.bounded_actions and isinstance(spec.action_space, Box) and not spec.action_space.is_bounded():
             raise ConfigError(
-                f"algo={config.name} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
+                f"algo={config.called} needs actions with finite bounds, and those of {spec.id} have none: use algo=ppo"
             )
         factory = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
         if factory.name not in cls.networks and (factory.custom is None or "mlp" not in cls.networks):
-            raise ConfigError(f"algo={config.name} can't use network={factory.name}: use {' or '.join(cls.networks)}")
+            raise ConfigError(f"algo={config.called} can't use network={factory.name}: use {' or '.join(cls.networks)}")
         if factory.share and not cls.joint:
             raise ConfigError(
-                f"network.share=true joins a policy and its state value V in one network, and algo={config.name} has "
+                f"network.share=true joins a policy and its state value V in one network, and algo={config.called} has "
                 "no V, or an optimiser for each: use network.share=false, or algo=a2c or algo=ppo"
             )
         if factory.hidden_critic is not None and (factory.share or not cls.has_critic):
             why = "network.share=true leaves the critic no layers" if factory.share else "it has no critic"
-            raise ConfigError(f"network.hidden_critic: algo={config.name}: {why}: use network.hidden_critic=null")
+            raise ConfigError(f"network.hidden_critic: algo={config.called}: {why}: use network.hidden_critic=null")
         if cls.loop == "replay" and isinstance(spec.action_space, Box):
             factory.check_extra()  # a critic Q(s, a) reads them beside the observation
         if config.normalize_obs and factory.bounded:

@@ -36,7 +36,7 @@ class Run:
         self._asked, self._trust = checkpoint, trust
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {self.config.algo.name} on {self.config.env.id}, seeds {self.seeds}>"
+        return f"<Run {self.path}: {self.config.algo.called} on {self.config.env.id}, seeds {self.seeds}>"
 
     @property
     def seeds(self) -> list[int]:

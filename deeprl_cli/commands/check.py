@@ -163,7 +163,7 @@ def report(cfg: RunConfig, policy: Policy, chosen: hw.Hardware, losses: str, sec
     choices = ", ".join(f"{key}={value}" for key, value in chosen.resolved().items())
     choices += f", {workers} asynchronous workers" if workers > 1 else ""
     return [
-        f"algo={cfg.algo.name} on env={cfg.env.id}, {cfg.seeds} seed{'s' if cfg.seeds > 1 else ''}: it can be trained",
+        f"algo={cfg.algo.called} on env={cfg.env.id}, {cfg.seeds} seed{'s' * (cfg.seeds > 1)}: it can be trained",
         f"  observations  {spec.observation_space}",
         f"  actions       {spec.action_space}",
         f"  networks      {'; '.join(networks)}",

@@ -128,7 +128,7 @@ def _on_page(player: Player, episodes: int | None, speed: float, port: int) -> I
     if importlib.util.find_spec("PIL") is None:
         raise UserError("a page with pictures needs pillow: pip install 'deeprl-cli[video]'")
     cfg = player.cfg
-    page = LivePage(cfg.name or f"{cfg.algo.name} on {cfg.env.id}", f"{player.run}, seed {player.seed}")
+    page = LivePage(cfg.name or f"{cfg.algo.called} on {cfg.env.id}", f"{player.run}, seed {player.seed}")
     with closing(player.make_env(), cfg.env.id) as env, served(page, port) as address:
         print(f"watch it at {address} (Ctrl-C ends it)", flush=True)
         pace, pause = Pace(fps_of(env) * speed), Pace(1 / PAUSE)

@@ -68,7 +68,7 @@ class TrainedPolicy:
         stacks = given.items if given.form == "stack" else self._memory.look(self.terms.frames(given))
         values = self.inner.value(self.terms.seen(stacks))
         if values is None:
-            raise UserError(f"algo={self.inner.algorithm.config.name} learns no value, only what to do")
+            raise UserError(f"algo={self.inner.algorithm.config.called} learns no value, only what to do")
         return values if given.many else float(values[0])
 
     def reset(self, ended: npt.ArrayLike | None = None, *, seed: int | None = None) -> None:

@@ -46,7 +46,7 @@ def started(cfg: RunConfig, run: str) -> Any:
     """A value that puts the seeds of one choice into one row, averaged: those of a run, and in a sweep those of all
     runs that differ in their seed alone. The row is called as what varies, or as the run's folder."""
     name = re.sub(r"(^| )seed=\d+", "", cfg.name or "").strip()
-    row = f"{name} ({cfg.algo.name}, {cfg.env.id})" if name else run
+    row = f"{name} ({cfg.algo.called}, {cfg.env.id})" if name else run
     told = plugin_data_pb2.SessionStartInfo(group_name=row, start_time_secs=time.time())
     for key, value in choices(cfg).items():
         if isinstance(value, bool):

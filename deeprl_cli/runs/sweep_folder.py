@@ -15,6 +15,7 @@ from typing import Any
 
 from deeprl_cli.config.files import GROUPS
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.files import short
 from deeprl_cli.runs.folder import read_summary, slug
 from deeprl_cli.runs.lock import held
 
@@ -166,11 +167,16 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
+def shown(key: str, text: str) -> str:
+    """A value in a table: of an algorithm's file, its name without its folder."""
+    return short(text) if key == "algo" else text
+
+
 def label(values: Mapping[str, str]) -> str:
     """`ppo lr=0.003 seed=1`: options of groups stand alone, other values behind the last part of their key."""
     names = short_names(list(values))
     return " ".join(
-        text if key in GROUPS else f"{names[key]}={text}"
+        shown(key, text) if key in GROUPS else f"{names[key]}={text}"
         for key, text in ((key, value.strip("'\"")) for key, value in values.items())
     )
 

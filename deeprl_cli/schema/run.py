@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.plugins.files import short
 from deeprl_cli.plugins.installed import load, names
 from deeprl_cli.schema.course import CheckpointConfig, EvalConfig, LogConfig, StopConfig
 from deeprl_cli.schema.members import Member
@@ -173,6 +174,11 @@ class AlgoConfig:
     clip_norm: PerMember[PositiveFloat | None]
     clip_value: PerMember[PositiveFloat | None]
     accumulate_steps: PositiveInt
+
+    @property
+    def called(self) -> str:
+        """Its name in words: of a file or a module of the user's, without where it is."""
+        return short(self.name)
 
     def validate(self) -> None:
         """Raise ConfigError where fields contradict each other."""

@@ -17,7 +17,7 @@ from deeprl_cli.reports.curves import SeedCurve, read_metric
 from deeprl_cli.reports.page import Block, Commands, Figure, Figures, Page, Table, Text
 from deeprl_cli.reports.run_page import RETURNS, line_of
 from deeprl_cli.runs.catalogue import last_used
-from deeprl_cli.runs.sweep_folder import SweepRecord, pairs, read_sweep, run_of, short_names
+from deeprl_cli.runs.sweep_folder import SweepRecord, pairs, read_sweep, run_of, short_names, shown
 from deeprl_cli.sweeps.ranking import BEST, HIGHEST, SAME, Row, answer, keys_of, ranked
 from deeprl_cli.sweeps.table import failures, progress
 
@@ -87,7 +87,7 @@ def _table(sweep: SweepRecord, rows: list[Row]) -> Table:
         estimates = [number(last.get("iqm")), interval(last.get("iqm_ci95") or [None]), number(last.get("mean"))]
         seeds = str(len(last.get("returns", []))) if last else "–"
         told = row.verdict or "/".join(dict.fromkeys(job["status"] for job in row.setting.jobs))
-        values = [row.setting.values[key] for key in keys]
+        values = [shown(key, row.setting.values[key]) for key in keys]
         cells.append([*values, seeds, *estimates, number(best.get("iqm")), clock(row.setting.seconds), told])
     marked = [index for index, row in enumerate(rows) if row.verdict in (BEST, HIGHEST)]
     return Table(head, cells, right=range(len(keys), len(keys) + 6), marked=marked)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deeprl_cli.reports.cells import cell, clock, interval, number
-from deeprl_cli.runs.sweep_folder import SEED, Job, SweepRecord, label, pairs, short_names, varying
+from deeprl_cli.runs.sweep_folder import SEED, Job, SweepRecord, label, pairs, short_names, shown, varying
 from deeprl_cli.sweeps.ranking import BEST, HIGHEST, LESS, SAME, UNKNOWN, Row, answer, keys_of, ranked
 
 STYLES = {BEST: "bold green", HIGHEST: "green", SAME: "green", UNKNOWN: "yellow", LESS: "dim"}
@@ -43,7 +43,7 @@ def show(jobs: Sequence[Job], policy: str = "last") -> None:
     table.add_column("", no_wrap=True)
     for row in rows:
         # as Text: a value may hold what rich takes for markup
-        values = [Text(row.setting.values[key]) for key in names]
+        values = [Text(shown(key, row.setting.values[key])) for key in names]
         numbers = [_seeds(row), *itertools.compress(_numbers(row), kept), clock(row.setting.seconds)]
         table.add_row(*values, *numbers, Text(_told(row), STYLES.get(row.verdict, "")))
     console.print(table)

@@ -58,10 +58,10 @@ def in_one_process(cfg: RunConfig) -> RunConfig:
 
 def check_workers(cfg: RunConfig) -> None:
     """Raise ConfigError where this run asks for workers, or its algorithm would take them, and can't have them."""
-    hardware, name = cfg.hardware, cfg.algo.name
+    hardware, name = cfg.hardware, cfg.algo.called
     if not isinstance(hardware, MultiprocessConfig):
         return
-    if not get_algorithm(name).asynchronous:
+    if not get_algorithm(cfg.algo.name).asynchronous:
         if hardware.workers is not None:
             raise ConfigError(
                 f"hardware.workers={hardware.workers}: algo={name} is synchronous, its updates can't race: give "

@@ -120,7 +120,7 @@ def check_ranks(cfg: RunConfig) -> None:
     count = int(os.environ["WORLD_SIZE"]) if in_rank() else hardware.ranks
     if count is None:
         raise ConfigError(
-            f"hardware=multiprocess: algo={algo.name} is synchronous, its processes are ranks: give hardware.ranks=2"
+            f"hardware=multiprocess: algo={algo.called} is synchronous, its processes are ranks: give hardware.ranks=2"
         )
     if hardware.ranks not in (None, count):
         raise ConfigError(
@@ -147,8 +147,8 @@ def check_ranks(cfg: RunConfig) -> None:
         )
     if isinstance(algo, ReplayConfig) and getattr(getattr(algo, "sde", None), "enabled", False):
         raise ConfigError(
-            f"algo.sde.enabled=true: algo={algo.name} weighs a whole minibatch by one matrix, which ranks don't share: "
-            "use algo.sde.enabled=false, or hardware=cpu"
+            f"algo.sde.enabled=true: algo={algo.called} weighs a whole minibatch by one matrix, which ranks don't "
+            "share: use algo.sde.enabled=false, or hardware=cpu"
         )
     batch = getattr(algo, "batch_size", None)
     if batch is not None and batch % count:
@@ -161,11 +161,12 @@ def check_ranks(cfg: RunConfig) -> None:
 
 def _check_kind(cfg: RunConfig) -> None:
     """Of loop and environments."""
-    name, backend = cfg.algo.name, cfg.env.backend
-    loop = get_algorithm(name).loop_for(cfg.algo)
+    name, backend = cfg.algo.called, cfg.env.backend
+    algorithm = get_algorithm(cfg.algo.name)
+    loop = algorithm.loop_for(cfg.algo)
     if loop not in LOOPS:
         why = "learns from demonstrations" if loop == "demonstrations" else "waits for whole episodes"
-        form = " in this form" if get_algorithm(name).loop in LOOPS else ""
+        form = " in this form" if algorithm.loop in LOOPS else ""
         raise ConfigError(
             f"hardware.ranks: algo={name}{form} {why}, which ranks can't share equally: use hardware=cpu, or algo=ppo"
         )

@@ -53,12 +53,12 @@ def check_episodes(cfg: RunConfig, seen: Look) -> None:
     """Raise ConfigError where environments can't wait for one another's episodes to end."""
     if cfg.env.backend != "sync":
         raise ConfigError(
-            f"algo={cfg.algo.name} waits for whole episodes, and env.backend={cfg.env.backend} steps every environment "
-            "at once: use env.backend=sync"
+            f"algo={cfg.algo.called} waits for whole episodes, and env.backend={cfg.env.backend} steps every "
+            "environment at once: use env.backend=sync"
         )
     if cfg.env.atari.enabled and cfg.env.atari.terminal_on_life_loss:
         raise ConfigError(
-            f"algo={cfg.algo.name} waits for whole episodes, and a lost life is only a part of one: give "
+            f"algo={cfg.algo.called} waits for whole episodes, and a lost life is only a part of one: give "
             "env.atari.terminal_on_life_loss=false"
         )
     if own_noise(cfg) and not seen.reseedable:

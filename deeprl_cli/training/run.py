@@ -268,8 +268,8 @@ def episode_notes(cfg: RunConfig, seen: Look) -> list[str]:
     if not waits or get_algorithm(cfg.algo.name).loop_for(cfg.algo) != "episodes" or seen.ends:
         return []
     return [
-        f"{cfg.env.id} has no time limit, and algo={cfg.algo.name} waits for every episode's end: where one may never "
-        "come, give env.max_episode_steps=…"
+        f"{cfg.env.id} has no time limit, and algo={cfg.algo.called} waits for every episode's end: where one may "
+        "never come, give env.max_episode_steps=…"
     ]
 
 

@@ -20,6 +20,8 @@ from deeprl_cli.nets.build import NetworkFactory
 from deeprl_cli.plugins import installed
 from deeprl_cli.processes import fingerprint
 from deeprl_cli.runs.folder import read_config, read_summary
+from deeprl_cli.runs.sweep_folder import label
+from deeprl_cli.training.preflight import preflight
 from tests.plugins.acme import write_package
 
 SHORT = ["hardware.compile=false", "hardware.threads=1", "log.every=64", "log.tensorboard=false", "eval.every=128"]
@@ -181,6 +183,14 @@ def test_a_check_finds_what_breaks_the_contract(before, after, said, here):
     found = {told: problem for told, problem in check_algorithm("./my_broken.py", "CartPole-v1") if problem}
     assert bool(found) == bool(said)
     assert said in " ".join(found.values())
+
+
+def test_a_file_is_called_by_its_name_not_by_its_place(here):
+    new_algorithm("my_own", here)
+    cfg = load_config(f"algo={here / 'my_own.py'} env=CartPole-v1 hardware=multiprocess hardware.workers=2")
+    with pytest.raises(ConfigError, match=r"algo=my_own is synchronous"):
+        preflight(cfg)
+    assert label({"algo": "/somewhere/my_own.py", "algo.lr": "1e-3"}) == "my_own lr=1e-3"
 
 
 def test_a_run_of_a_file_is_opened_with_leave_alone(here, capsys):
