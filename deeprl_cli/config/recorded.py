@@ -74,13 +74,18 @@ def recorded(config: Mapping[str, Any]) -> Recorded:
         elif key in NAMES or before.value == value:
             typed = before.source == TYPED
             told.append(known or (replace(before, source=GIVEN, comment="") if typed else before))
-        elif key in SETTLED and before.value == "auto" and not (key == "eval.every" and value != _evaluations(config)):
+        elif known is None and _settled(config, key, value, before.value):
             told.append(replace(before, value=value, comment=f"what auto chose; {before.comment}".strip("; ")))
             settled += [f"{key}={as_typed(value)}"] * (key != "eval.every")  # which follows from total_steps
         else:
             told.append(known or Origin(key, value, GIVEN, f"instead of {shown(before.value)} ({before.source})"))
             overrides.append(f"{key}={as_typed(value)}")
     return Recorded(told, overrides, settled)
+
+
+def _settled(config: Mapping[str, Any], key: str, value: Any, before: Any) -> bool:
+    """Whether the value is what `auto` came to."""
+    return key in SETTLED and before == "auto" and (key != "eval.every" or value == _evaluations(config))
 
 
 def is_own(origin: Origin) -> bool:

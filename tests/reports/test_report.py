@@ -219,6 +219,7 @@ def test_sources_are_those_that_explain_names(tmp_path):
     own.write_text("defaults: [/algo/ppo@_here_, _self_]\nname: ppo\ngae_lambda: 0.7\n")
     (tmp_path / "experiment" / "short.yaml").write_text("# @package _global_\ntotal_steps: 500\n")
     typed = [f"hydra.searchpath=[file://{tmp_path}]", "algo=mine", "experiment=short", "algo.lr=1e-3", "seed=4"]
+    typed += ["eval.episodes=7"]
     values = to_plain(load_config([*typed, "env=Acrobot-v1", "tuned=none"]))
     before = {origin.key: origin for origin in explain(values["typed"])}
     found = {origin.key: origin for origin in recorded({**values, "seed": 5, "resolved": {}}).origins}
@@ -227,6 +228,7 @@ def test_sources_are_those_that_explain_names(tmp_path):
     sources = [found[key].source for key in ("algo.lr", "total_steps", "algo.gae_lambda", "log.every")]
     assert sources == ["command line", str(tmp_path / "experiment" / "short.yaml"), str(own), "train"]
     assert is_own(found["total_steps"])
+    assert found["eval.episodes"].source == "command line", "and not what auto came to"
     assert found["seed"].source == GIVEN
     own.unlink()
     assert recorded({**values, "resolved": {}}).origins, "a file that is gone leaves what can be told"
