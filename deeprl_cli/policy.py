@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deeprl_cli.algorithm import Algorithm, Transition
 from deeprl_cli.algos.registry import get_algorithm
-from deeprl_cli.envs.spec import EnvSpec, Step
+from deeprl_cli.envs.spec import EnvSpec, Parts, Step
 from deeprl_cli.processes import ranks
 from deeprl_cli.processes.hardware import threads
 from deeprl_cli.rl.normalisers import RewardScaler, RunningStatistics
@@ -34,7 +34,10 @@ class Policy(nn.Module):
         config, space = algorithm.config, algorithm.spec.observation_space
         vector = isinstance(space, Box) and space.dtype != np.uint8  # bytes are scaled by the network, choices aren't
         shape = tuple(space.shape or ())
-        self.obs_statistics = RunningStatistics(self.num_seeds, shape) if config.normalize_obs and vector else None
+        pixels = torch.from_numpy(space.is_pixel()) if isinstance(space, Parts) else None
+        self.obs_statistics = (
+            RunningStatistics(self.num_seeds, shape, pixels) if config.normalize_obs and vector else None
+        )
         self.reward_scaler = RewardScaler(self.num_seeds, num_envs) if config.normalize_reward else None
         self.obs_shape = shape
         self.device = torch.device("cpu")

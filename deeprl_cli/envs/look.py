@@ -18,7 +18,7 @@ from deeprl_cli.envs.ids import metadata, resolve
 from deeprl_cli.envs.make import AlgorithmView, build_env, make_vector_env
 from deeprl_cli.envs.observations import ObservationView, origin_of
 from deeprl_cli.envs.place import staying
-from deeprl_cli.envs.spec import Array, EnvSpec
+from deeprl_cli.envs.spec import Array, EnvSpec, Parts
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.schema.run import EnvConfig
 
@@ -100,11 +100,17 @@ def _notes(cfg: EnvConfig, repeatable: bool, observations: ObservationView) -> t
             f"{' …' if len(which) > 8 else ''} of the observation: it is counted from its first value (env.origin)"
         )
     shape = observations.source_shape
+    space = observations.space
     if observations.declared.kind == "f" and len(shape) == 3 and max(shape) >= PICTURE:
         found.append(
             f"{cfg.id}: observations of shape {shape} are floats, read as a vector of {math.prod(shape):,} numbers: "
-            "convolutions read images of bytes (uint8) only"
+            "convolutions read images of bytes (uint8), and of floats that have finite bounds and 36 lines and columns"
         )
+    if isinstance(space, Parts):
+        numbers = int((~space.is_pixel()).sum())
+        images = ", ".join(f"{picture.name or 'image'} {picture.shape}" for picture in space.pictures)
+        rest = f" and {numbers:,} other number{'s' if numbers > 1 else ''}" if numbers else ""
+        found.append(f"{cfg.id}: the observation is read as {images}{rest}")
     return tuple(found)
 
 

@@ -25,11 +25,12 @@ from deeprl_cli.envs.observations import (
     Frames,
     ObservationView,
     StackedChannels,
+    StackedParts,
     flatten_nested,
     is_image,
     origin_given,
 )
-from deeprl_cli.envs.spec import Array, EnvSpec
+from deeprl_cli.envs.spec import Array, EnvSpec, Parts
 from deeprl_cli.envs.vector import VectorEnv
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.plugins.classes import check_arguments, load_named, where_raised
@@ -214,6 +215,8 @@ def stacked(cfg: EnvConfig, env: Env) -> Env:
     env = FrameStackObservation(Frames(cfg.id, env), cfg.frame_stack)
     if is_image(frame) and len(frame.shape) <= 3:
         env = StackedChannels(env, frame)
+    elif isinstance(frame, Parts):
+        env = StackedParts(env, frame)
     elif isinstance(frame, gym.spaces.Box) and frame.dtype == np.uint8:
         env = FlattenObservation(env)  # bytes in two axes would be taken for a picture
     return env if limit is None else TimeLimit(env, limit._max_episode_steps)

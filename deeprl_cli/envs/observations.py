@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeGuard
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from deeprl_cli.envs.answers import NUMERIC, BadAnswer, described
-from deeprl_cli.envs.spec import Array, Image, channels_last
+from deeprl_cli.envs.spec import SMALLEST_PICTURE, Array, Image, Parts, Picture, channels_last
 from deeprl_cli.errors import ConfigError
 
 
@@ -49,7 +50,8 @@ class ObservationView:
             with np.errstate(over="ignore"):
                 zero = self._origin_for(space, origin)
                 low, high = ((bound.astype(np.float64).ravel() - zero).astype(np.float32) for bound in _bounds(space))
-            self.space = spaces.Box(low, high, dtype=np.float32)
+            inside = space.pictures if isinstance(space, Parts) else ()
+            self.space = Parts(low, high, np.float32, inside) if inside else spaces.Box(low, high, dtype=np.float32)
         else:
             raise ConfigError(f"env.id={env_id}: can't learn from a {type(space).__name__} observation space")
         self.shape: tuple[int, ...] = self.space.shape or ()
@@ -139,27 +141,54 @@ def is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box[Any]]:
 
 
 def flatten_nested(env_id: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """`env` with Dict and Tuple observations flattened into a vector; other spaces untouched.
+    """`env` with Dict and Tuple observations, and images of floats, as one row of numbers; other spaces untouched.
 
-    Raises ConfigError where an image is inside (no convolution could read it flattened) or a part has no vector form.
+    Raises ConfigError where a part has no vector form.
     """
-    if not isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
-        return env
-    for path, part in _leaves(env.observation_space):
-        if is_image(part):
-            raise ConfigError(
-                f"env.id={env_id}: the observation holds an image at '{path}' inside a {_kind(env)}; images are only "
-                "supported as the whole observation: register a wrapped environment that returns it alone"
-            )
+    space = env.observation_space
+    nested = isinstance(space, spaces.Dict | spaces.Tuple)
+    for path, part in _leaves(space) if nested else ():
         if not part.is_np_flattenable:
             raise ConfigError(
                 f"env.id={env_id}: the observation holds a {type(part).__name__} at '{path}', which has no vector form"
             )
-    return FlattenObservation(env)
+    if nested or _of_floats(space):
+        return Row(env)
+    return env
 
 
-def _kind(env: gym.Env[Any, Any]) -> str:
-    return type(env.observation_space).__name__
+class Row(FlattenObservation):
+    """Observations as one row of numbers, in which the images are known."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        flat, pictures, start = self.observation_space, [], 0
+        for path, part in _leaves(env.observation_space):
+            if is_image(part) or _of_floats(part):
+                pictures += [_picture(path, start, part)] if len(part.shape) <= 3 else []
+            start += spaces.flatdim(part)
+        if pictures:
+            assert isinstance(flat, spaces.Box)
+            self.observation_space = Parts(flat.low, flat.high, flat.dtype, pictures)
+
+
+def _of_floats(space: gym.Space[Any]) -> TypeGuard[spaces.Box[Any]]:
+    """Whether it is an image of floats: three axes, bounded, not a board."""
+    if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 3:
+        return False
+    return sorted(space.shape)[1] >= SMALLEST_PICTURE and bool(np.isfinite(space.high).all())
+
+
+def _picture(path: str, start: int, space: spaces.Box[Any]) -> Picture:
+    lines, columns, *channels = space.shape
+    last = not channels or channels_last(space)
+    return Picture(
+        path,
+        (start,),
+        (lines, columns, channels[0] if channels else 1),
+        last,
+        max(float(np.abs(space.high).max()), 1.0),
+    )
 
 
 def _leaves(space: gym.Space[Any], path: str = "") -> list[tuple[str, gym.Space[Any]]]:
@@ -183,6 +212,24 @@ class Frames(gym.ObservationWrapper[Any, Any, Any]):
     def observation(self, observation: Any) -> Array:
         checked = self._view.checked(observation).reshape(self._view.source_shape)
         return np.array(checked, self._view.declared)
+
+
+class StackedParts(gym.ObservationWrapper[Any, Any, Any]):
+    """Rows stacked in front, (k, F), as one row of k*F numbers; of an image, the frames are known."""
+
+    def __init__(self, env: gym.Env[Any, Any], frame: Parts) -> None:
+        super().__init__(env)
+        stack = env.observation_space
+        assert isinstance(stack, spaces.Box)
+        frames, size = stack.shape
+        pictures = [
+            replace(picture, starts=tuple(start + k * size for k in range(frames) for start in picture.starts))
+            for picture in frame.pictures
+        ]
+        self.observation_space = Parts(stack.low.ravel(), stack.high.ravel(), stack.dtype, pictures)
+
+    def observation(self, observation: Array) -> Array:
+        return observation.reshape(-1)
 
 
 class StackedChannels(gym.ObservationWrapper[Any, Any, Any]):

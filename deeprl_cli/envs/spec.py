@@ -5,6 +5,8 @@ Shapes: N = S*B environments, seed-major (n = s*B + b); `*obs` and `*action` as 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+SMALLEST_PICTURE = 36  # lines and columns of what the convolutions for screens read; smaller ones are boards
 
 
 class Image(gym.spaces.Box[Any]):
@@ -21,6 +24,39 @@ class Image(gym.spaces.Box[Any]):
     def __init__(self, low: Array, high: Array, *, channels_last: bool) -> None:
         super().__init__(low, high, dtype=np.uint8)
         self.channels_last = channels_last
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image inside a row of numbers: `shape` of one frame, flattened at each of `starts` (the frames of a stack,
+    oldest first), its pixels up to `brightest`. `name`: where it stands in a Dict or Tuple, `left.camera`."""
+
+    name: str
+    starts: tuple[int, ...]
+    shape: tuple[int, int, int]
+    channels_last: bool
+    brightest: float
+
+    def pixels(self) -> list[range]:
+        """Which numbers of the row they are."""
+        size = math.prod(self.shape)
+        return [range(start, start + size) for start in self.starts]
+
+
+class Parts(gym.spaces.Box[Any]):
+    """A row of numbers of which some are pixels: the parts of a Dict or Tuple, one behind the other."""
+
+    def __init__(self, low: Array, high: Array, dtype: Any, pictures: Sequence[Picture]) -> None:
+        super().__init__(low, high, dtype=dtype)
+        self.pictures = tuple(pictures)
+
+    def is_pixel(self) -> npt.NDArray[np.bool_]:
+        """Of each number of the row."""
+        found = np.zeros(self.shape, np.bool_)
+        for picture in self.pictures:
+            for pixels in picture.pixels():
+                found[pixels.start : pixels.stop] = True
+        return found
 
 
 def channels_last(space: gym.Space[Any]) -> bool:
@@ -34,7 +70,8 @@ def channels_last(space: gym.Space[Any]) -> bool:
 class EnvSpec:
     """The spaces of one environment as the algorithm sees them, not as the environment declares them.
 
-    Observations: Box uint8 images, Box float32 vectors (always 1-D), Discrete from 0, 1-D MultiDiscrete from 0.
+    Observations: Box uint8 images, Box float32 vectors (always 1-D; Parts where they hold images), Discrete from 0, 1-D
+    MultiDiscrete from 0.
     Actions: Discrete from 0, 1-D MultiDiscrete from 0, 1-D MultiBinary, 1-D Box float32 in [-1, 1] where both bounds of
     a dimension are finite (else the environment's own bounds).
     """

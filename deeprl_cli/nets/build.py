@@ -9,14 +9,15 @@ from typing import Any
 import gymnasium as gym
 from torch import nn
 
-from deeprl_cli.envs.spec import channels_last
+from deeprl_cli.envs.spec import SMALLEST_PICTURE, Parts, Picture, channels_last
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
 from deeprl_cli.nets.modules import (
     PLAIN,
     ActorCritic,
+    Convolutions,
     Flatten,
-    NatureCNN,
+    Joined,
     Network,
     OneHot,
     PolicyNetwork,
@@ -32,7 +33,6 @@ from deeprl_cli.plugins.installed import load, names_beside
 from deeprl_cli.schema.run import LayersConfig, LinearConfig, NetworkConfig, TransformerConfig
 
 OWN = ("auto", "tabular", "linear", "mlp", "cnn", "transformer")
-SMALLEST_FRAME = 36  # pixels a side that survive the three convolutions of the Nature CNN
 
 
 class NetworkFactory:
@@ -157,9 +157,20 @@ class NetworkFactory:
         if isinstance(self.space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
             return OneHot(sizes_of(self.space))
         assert isinstance(self.space, gym.spaces.Box)
+        if isinstance(self.space, Parts):
+            return Joined(self.space, [self._encoder_of(picture) for picture in self.space.pictures])
         if self.name == "cnn":
-            return NatureCNN(self.space.shape, channels_last(self.space), brightest(self.space))
+            return Convolutions(self.space.shape, channels_last(self.space), brightest(self.space))
         return Flatten(self.space.shape, 1 / brightest(self.space) if self.space.dtype == "uint8" else 1.0)
+
+    def _encoder_of(self, picture: Picture) -> Convolutions | Flatten:
+        """Of an image among other numbers, with the channels of all its frames."""
+        axis = 2 if picture.channels_last else 0
+        frames = len(picture.starts)
+        shape = [side * frames if i == axis else side for i, side in enumerate(picture.shape)]
+        if self.name == "cnn":
+            return Convolutions(shape, picture.channels_last, picture.brightest)
+        return Flatten(shape, 1 / picture.brightest)
 
 
 def starts_at_zero(config: NetworkConfig) -> bool:
@@ -203,22 +214,17 @@ def brightest(space: gym.spaces.Box[Any]) -> float:
 
 
 def resolve_name(space: gym.Space[Any], name: str) -> str:
-    """The network for this space; `auto` picks cnn for images large enough for it, mlp otherwise.
+    """The network for this space; `auto` picks cnn for images as large as screens, mlp otherwise, also for boards.
 
     Raises ConfigError where the one that is named can't read it.
     """
-    image = is_image(space)
-    large = min(sorted(space.shape or ())[-2:], default=0) >= SMALLEST_FRAME
+    image = is_image(space) or isinstance(space, Parts)
     if name == "auto":
-        name = "cnn" if image and large else "mlp"
+        name = "cnn" if image and _is_large(space) else "mlp"
     if name == "cnn" and not image:
         raise ConfigError(
-            f"network=cnn reads images (bytes, three axes), not {shown(space)}: use network=mlp or network=auto"
-        )
-    if name == "cnn" and not large:
-        raise ConfigError(
-            f"network=cnn needs frames of at least {SMALLEST_FRAME}x{SMALLEST_FRAME}, "
-            f"not {space.shape}: use network=mlp"
+            f"network=cnn reads images (bytes in three axes, or large ones of bounded floats), not {shown(space)}: use "
+            "network=mlp or network=auto"
         )
     if name == "tabular" and isinstance(space, gym.spaces.Box):
         raise ConfigError(
@@ -230,3 +236,9 @@ def resolve_name(space: gym.Space[Any], name: str) -> str:
             f"network=transformer reads tokens (MultiDiscrete, all of one size), not {shown(space)}: use network=auto"
         )
     return name
+
+
+def _is_large(space: gym.Space[Any]) -> bool:
+    """Whether an image of it has the size of a screen."""
+    shapes = [picture.shape for picture in space.pictures] if isinstance(space, Parts) else [space.shape or ()]
+    return any(sorted(shape)[-2] >= SMALLEST_PICTURE for shape in shapes)

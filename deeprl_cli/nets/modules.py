@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deeprl_cli.envs.spec import SMALLEST_PICTURE, Parts
 
 SDE_EPSILON = 1e-6  # under the root of a state-dependent variance
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -43,23 +46,27 @@ class OneHot(nn.Module):
         return torch.cat([(columns[:, i, None] == r).float() for i, r in enumerate(ranges)], -1)
 
 
-class NatureCNN(nn.Module):
-    """The convolutions of Mnih et al. (2015): frames `(B, C, H, W)` or `(B, H, W, C)` of 0…`brightest` to
-    `(B, features)`."""
+class Convolutions(nn.Module):
+    """Frames `(B, C, H, W)` or `(B, H, W, C)` of 0…`brightest` to `(B, features)`: those of Mnih et al. (2015); for
+    boards and other frames that are too small for them, three of 3x3 that keep the edges."""
+
+    SCREEN = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))  # channels, kernel, stride, padding
+    BOARD = ((32, 3, 1, 1), (64, 3, 2, 1), (64, 3, 2, 1))
 
     def __init__(self, shape: Sequence[int], channels_last: bool, brightest: float = 255.0) -> None:
         super().__init__()
         self.channels_last, self.brightest = channels_last, brightest
         channels, height, width = (shape[2], *shape[:2]) if channels_last else shape
-        self.conv1 = nn.Conv2d(channels, 32, kernel_size=8, stride=4)
-        self.conv2 = nn.Conv2d(32, 64, kernel_size=4, stride=2)
-        self.conv3 = nn.Conv2d(64, 64, kernel_size=3, stride=1)
         self.multiplications = 0  # of one frame, beyond one a weight
-        for conv in (self.conv1, self.conv2, self.conv3):
-            kernel, stride = conv.kernel_size[0], conv.stride[0]
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        first, second, third = self.SCREEN if min(height, width) >= SMALLEST_PICTURE else self.BOARD
+        self.conv1 = nn.Conv2d(channels, *first)
+        self.conv2 = nn.Conv2d(first[0], *second)
+        self.conv3 = nn.Conv2d(second[0], *third)
+        convs = self.conv1, self.conv2, self.conv3
+        for conv, (_, kernel, stride, padding) in zip(convs, (first, second, third), strict=True):
+            height, width = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
             self.multiplications += conv.weight.numel() * (height * width - 1)
-        self.out_features = 64 * height * width
+        self.out_features = third[0] * height * width
 
     def forward(self, obs: Tensor) -> Tensor:
         x = obs.permute(0, 3, 1, 2) if self.channels_last else obs
@@ -67,6 +74,26 @@ class NatureCNN(nn.Module):
         x = F.relu(self.conv1(x))
         x = F.relu(self.conv2(x))
         return F.relu(self.conv3(x)).flatten(1)
+
+
+class Joined(nn.Module):
+    """A row of numbers with images in it, `(B, F)`, to `(B, features)`: each image through an encoder of its own, its
+    frames in the channels; behind them the other numbers as they are."""
+
+    def __init__(self, row: Parts, encoders: Sequence[Convolutions | Flatten]) -> None:
+        super().__init__()
+        self.pictures, self.encoders = row.pictures, nn.ModuleList(encoders)
+        edges = np.flatnonzero(np.diff(np.concatenate(([True], row.is_pixel(), [True]))))
+        self.numbers = [slice(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+        sizes = [encoder.out_features for encoder in encoders] + [part.stop - part.start for part in self.numbers]
+        self.out_features = sum(sizes)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        found = []
+        for picture, encoder in zip(self.pictures, self.encoders, strict=True):
+            pixels = [obs[:, part.start : part.stop].unflatten(1, picture.shape) for part in picture.pixels()]
+            found.append(encoder(torch.cat(pixels, 3 if picture.channels_last else 1)))
+        return torch.cat([*found, *(obs[:, part] for part in self.numbers)], 1)
 
 
 class Network(nn.Module):

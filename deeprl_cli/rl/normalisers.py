@@ -20,8 +20,10 @@ class RunningStatistics(nn.Module):
     var: Tensor
     count: Tensor
 
-    def __init__(self, num_seeds: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, num_seeds: int, shape: tuple[int, ...], left_out: Tensor | None = None) -> None:
+        """`left_out`, `(*shape)`: numbers that stay as they are, as pixels do, which the network scales."""
         super().__init__()
+        self.left_out = left_out  # no buffer: it is no statistic
         self.register_buffer("mean", torch.zeros(num_seeds, *shape))
         self.register_buffer("var", torch.ones(num_seeds, *shape))
         self.register_buffer("count", torch.zeros(num_seeds))
@@ -48,7 +50,8 @@ class RunningStatistics(nn.Module):
     def normalise(self, x: Tensor) -> Tensor:
         """`x` `(S, …, *shape)` to zero mean and unit variance, clipped to ±10."""
         lead = (slice(None),) + (None,) * (x.ndim - self.mean.ndim)
-        return ((x - self.mean[lead]) / (self.var[lead] + EPSILON).sqrt()).clamp(-CLIP, CLIP)
+        normalised = ((x - self.mean[lead]) / (self.var[lead] + EPSILON).sqrt()).clamp(-CLIP, CLIP)
+        return normalised if self.left_out is None else torch.where(self.left_out.to(x.device), x, normalised)
 
 
 class RewardScaler(nn.Module):

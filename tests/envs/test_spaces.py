@@ -117,10 +117,9 @@ def test_observations(kind, seen, opened):
     assert alone.dtype == np.dtype(seen.dtype)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("pixels", "image at 'camera' inside a Dict"), ("text", "Text")])
-def test_observations_refused(kind, words):
-    with pytest.raises(ConfigError, match=words):
-        env_spec(config("test/Probe-v0", kind=kind))
+def test_observations_refused():
+    with pytest.raises(ConfigError, match="Text"):
+        env_spec(config("test/Probe-v0", kind="text"))
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])

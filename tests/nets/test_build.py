@@ -16,7 +16,7 @@ from deeprl_cli.envs.spec import EnvSpec, Image, channels_last
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory, resolve_name
 from deeprl_cli.nets.features import Fourier, Linear, Polynomial, RadialBasis
-from deeprl_cli.nets.modules import Flatten, NatureCNN, OneHot
+from deeprl_cli.nets.modules import Convolutions, Flatten, OneHot
 from deeprl_cli.nets.stacked import Stacked
 from deeprl_cli.nets.tables import JointIndex, Table, Tiles
 
@@ -37,8 +37,8 @@ def factory(space=VECTOR, *overrides, hidden=(16, 8), activation="tanh"):
         (VECTOR, "mlp", Flatten),
         (gym.spaces.Discrete(6), "mlp", OneHot),
         (gym.spaces.MultiDiscrete([3, 4]), "mlp", OneHot),
-        (image(84, 84, 3), "cnn", NatureCNN),
-        (image(4, 84, 84), "cnn", NatureCNN),
+        (image(84, 84, 3), "cnn", Convolutions),
+        (image(4, 84, 84), "cnn", Convolutions),
     ],
 )
 def test_auto(space, name, encoder):
@@ -62,18 +62,17 @@ def test_cnn_reads_images_only(space):
 
 
 @pytest.mark.parametrize("shape", [(35, 84, 3), (4, 84, 35), (20, 20, 1)])
-def test_cnn_needs_large_enough_frames(shape):
-    """Frames that the convolutions would shrink to nothing are refused; `auto` reads them as vectors."""
-    with pytest.raises(ConfigError, match="36x36"):
-        resolve_name(image(*shape), "cnn")
+def test_small_frames_are_vectors_unless_cnn_is_chosen(shape):
+    """`auto` reads boards as vectors; network=cnn has convolutions that fit them."""
+    assert resolve_name(image(*shape), "cnn") == "cnn"
     assert resolve_name(image(*shape), "auto") == "mlp"
     assert resolve_name(image(*shape), "mlp") == "mlp"
 
 
 def test_the_smallest_frame_does():
     """36 pixels leave one."""
-    assert NatureCNN((36, 36, 1), channels_last=True).out_features == 64
-    assert NatureCNN((84, 84, 4), channels_last=True).out_features == 3136
+    assert Convolutions((36, 36, 1), channels_last=True).out_features == 64
+    assert Convolutions((84, 84, 4), channels_last=True).out_features == 3136
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_bytes_are_divided_by_what_they_can_be(high):
 
 def test_both_layouts_see_the_same_picture():
     """Frames with the channels first or last give the same output for the same weights."""
-    first, last = NatureCNN((3, 40, 44), channels_last=False), NatureCNN((40, 44, 3), channels_last=True)
+    first, last = Convolutions((3, 40, 44), channels_last=False), Convolutions((40, 44, 3), channels_last=True)
     last.load_state_dict(first.state_dict())
     frames = torch.randint(256, (2, 3, 40, 44), dtype=torch.uint8)
     torch.testing.assert_close(last(frames.permute(0, 2, 3, 1)), first(frames))
@@ -121,7 +120,7 @@ def test_bytes_are_scaled():
     """An MLP on bytes sees 0…1, so does the CNN."""
     network = factory(image(2, 2, 1), "network=mlp")(1)
     assert network.encoder(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8)).tolist() == [[1.0] * 4]
-    cnn = NatureCNN((36, 36, 1), channels_last=True)
+    cnn = Convolutions((36, 36, 1), channels_last=True)
     with torch.no_grad():
         cnn.conv1.weight.fill_(1.0)
         cnn.conv1.bias.fill_(0.0)

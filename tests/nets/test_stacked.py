@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deeprl_cli.nets.modules import NatureCNN, Network, OneHot
+from deeprl_cli.nets.modules import Convolutions, Network, OneHot
 from deeprl_cli.nets.stacked import ALIGNMENT, Stacked, seeded
 from deeprl_cli.seeding import mix
 
@@ -22,7 +22,7 @@ def onehot():
 
 
 def cnn():
-    return Network(NatureCNN((36, 36, 1), channels_last=True), 0, [8], 2, "relu")
+    return Network(Convolutions((36, 36, 1), channels_last=True), 0, [8], 2, "relu")
 
 
 def frames(generator):
