@@ -10,6 +10,7 @@ from importlib import import_module
 from deeprl_cli import __version__
 from deeprl_cli.commands import VERBS
 from deeprl_cli.errors import UserError, did_you_mean
+from deeprl_cli.processes.ending import end_in_time, outlast_closing
 
 HELP = """\
 deeprl: deep reinforcement learning from the command line.
@@ -49,19 +50,29 @@ Shell completion: eval "$(deeprl train -sc install=bash)"  (or zsh, fish)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The program. Exit code 0; 2 for what the user can mend, said in one line; 1 for anything else."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, out = list(sys.argv[1:] if argv is None else argv), sys.stdout
+    if argv is None:
+        outlast_closing()
+    code = 1
     try:
         code = run(arguments)
-        sys.stdout.flush()
+        out.flush()
     except UserError as error:
         for line in str(error).splitlines():
             print(f"deeprl: {line}", file=sys.stderr)
         code = error.code
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else code
+        raise
     except KeyboardInterrupt:
+        print("deeprl: interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `deeprl list envs | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         code = 141
+    finally:
+        if argv is None:
+            end_in_time(code)
     if code:
         sys.exit(code)
 

@@ -23,6 +23,14 @@ class TrainingError(UserError):
     code = 1
 
 
+def text_of(error: BaseException) -> str:
+    """The first line of what an exception says, "" where it says nothing, or fails at that."""
+    try:
+        return (str(error).strip().splitlines() or [""])[0]
+    except Exception:
+        return ""
+
+
 def warn(text: str) -> None:
     """Lines that are no error, beside a result."""
     for line in text.splitlines():

@@ -92,9 +92,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
         if done >= cfg.total_steps and _finished(run):
             if launched():
                 return run  # a rank died after all was done
-            raise UserError(
-                f"{run}: has done all of its {done:,} steps: to train further, give total_steps={2 * cfg.total_steps}"
-            )
+            raise UserError(f"{run}: has done all of its {done:,} steps: to train further, give total_steps={2 * done}")
         if saved is not None and not launched() and (why := ended_by(cfg.stop, saved.state)) and _finished(run):
             raise UserError(
                 f"{run}: ended at step {done:,} of {cfg.total_steps:,} ({why}): to train further, give {release(why)}"

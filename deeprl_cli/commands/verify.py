@@ -42,6 +42,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     path = find(path)
     find_run(path)  # a mistyped folder is refused before torch is loaded
 
+    from deeprl_cli.envs.generators import seeded_apart
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
     from deeprl_cli.runs.folder import NUMERICS, read_config
@@ -94,7 +95,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     seen = preflight(cfg)
     if parallel(cfg):
         return verify_in_ranks(run, cfg, hw.recorded(resolved), expected)
-    with ExitStack() as stack:
+    with seeded_apart(cfg.seed), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deeprl_verify_")))
         parts = assemble(cfg, seen.spec, hw.recorded(resolved), stack, fresh=True)
         folders = [folder / str(place) for place in range(len(jobs))]
@@ -114,7 +115,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     if signals.received is not None and not chain.decided:
         print(f"stopped: {chain.agreed} of {len(expected)} hashes compared, all the same")
         return 128 + signals.received
-    return report(chain)
+    return report(chain, *(note for note in seen.notes if not seen.repeatable))
 
 
 def verify_in_ranks(run: Path, cfg: RunConfig, hardware: Hardware, expected: list[tuple[int, str]]) -> int:
@@ -137,12 +138,12 @@ def verify_in_ranks(run: Path, cfg: RunConfig, hardware: Hardware, expected: lis
     return report(chain)
 
 
-def report(chain: Comparison) -> int:
-    """Print the verdict; the exit code."""
+def report(chain: Comparison, *reasons: str) -> int:
+    """Print the verdict, and the `reasons` there are for a bad one; the exit code."""
     if chain.differs is not None:
         step, how = chain.differs
         before = f"the same up to step {chain.expected[chain.agreed - 1][0]}" if chain.agreed else "never the same"
-        print(f"NOT reproduced: {how} at step {step}; {before}")
+        print("\n".join([f"NOT reproduced: {how} at step {step}; {before}", *reasons]))
         return 1
     if chain.agreed < len(chain.expected):
         print(f"NOT reproduced: it ended before step {chain.expected[chain.agreed][0]}, the run's next hash")

@@ -55,6 +55,10 @@ class ActionView:
                 "MultiDiscrete, MultiBinary, Box"
             )
         self.shape: tuple[int, ...] = self.space.shape or ()
+        if 0 in self.shape:
+            raise ConfigError(
+                f"env.id={env_id}: an action holds no number (shape {space.shape}): nothing can be learnt"
+            )
 
     def decode(self, actions: npt.ArrayLike) -> Array:
         """The environments' own actions (N, *env action) from the algorithm's (N, *action).

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.classes import said
 
 FIVE = "five values (observation, reward, terminated, truncated, info)"
 NUMERIC = "fiub"  # kinds of numpy: floats, signed and unsigned integers, booleans
@@ -31,6 +32,13 @@ PLAIN = (int, np.float64, np.float32, np.int64, bool)  # what a reward often is 
 
 def number(reward: Any) -> float:
     """A reward as a number. Raises BadAnswer."""
+    try:
+        return _number(reward)
+    except OverflowError:
+        raise BadAnswer("returned a reward beyond the largest number there is") from None
+
+
+def _number(reward: Any) -> float:
     if reward.__class__ in PLAIN:
         return float(reward)
     scalar = isinstance(reward, numbers.Real | np.bool_) or (
@@ -102,8 +110,7 @@ def stumbled(error: BaseException) -> BadAnswer | None:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or "wrappers" not in Path(frames[-1].filename).parts:
         return None
-    what = (str(error).strip() or "nothing said").splitlines()[0]
-    return BadAnswer(f"returned what can't be taken apart ({type(error).__name__}: {what}), where {FIVE} are due")
+    return BadAnswer(f"returned what can't be taken apart ({said(error)}), where {FIVE} are due")
 
 
 def described(value: Any) -> str:

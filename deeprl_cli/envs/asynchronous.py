@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -24,13 +25,16 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from deeprl_cli.envs.actions import ActionView
 from deeprl_cli.envs.answers import BadAnswer, checked, of_reset, of_step, stumbled
 from deeprl_cli.envs.atari import LIFE_LOST
-from deeprl_cli.envs.closing import close_all, closing
+from deeprl_cli.envs.closing import close_all, closing, said_already, say_nothing
+from deeprl_cli.envs.generators import seed_all
 from deeprl_cli.envs.ids import resolve
 from deeprl_cli.envs.observations import ObservationView, origin_given
 from deeprl_cli.envs.replayed import ReplayedVectorEnv
 from deeprl_cli.envs.spec import Array, EnvSpec, Step
 from deeprl_cli.envs.sync import replay
+from deeprl_cli.envs.vector import episode_seed
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.classes import where_raised
 from deeprl_cli.schema.run import EnvConfig
 
 Env = gym.Env[Any, Any]
@@ -59,19 +63,16 @@ class Worker(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
             return self._view.row(of_reset(self.env.reset(seed=seed))[0]), {}
-        except Exception as error:
-            return self._zeros(), _failure(error)
+        except BaseException as error:
+            return self._zeros(), _failure(error, "reset()")
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
             observation, reward, terminated, truncated, info = of_step(self.env.step(action))
             kept = {LIFE_LOST: True} if LIFE_LOST in info else {}
             return self._view.row(observation), reward, terminated, truncated, kept
-        except SystemExit as error:
-            bad = BadAnswer(f"its step() ends the program, sys.exit({error.code!r})")
-            return self._zeros(), 0.0, False, False, _failure(bad)
-        except Exception as error:
-            return self._zeros(), 0.0, False, False, _failure(error)
+        except BaseException as error:
+            return self._zeros(), 0.0, False, False, _failure(error, "step()")
 
     def close(self) -> None:
         close_all([super().close], self._env_id)
@@ -96,9 +97,13 @@ def _make_known(registered: Registered) -> None:
     registry.setdefault(registered.id, registered)
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: BaseException, doing: str) -> dict[str, Any]:
     """The `info` that tells the parent."""
     told = error if isinstance(error, UserError) else stumbled(error)
+    if isinstance(error, SystemExit):
+        told = BadAnswer(f"its {doing} ends the program, sys.exit({error.code!r})")
+    elif told is None and (isinstance(error, OSError) or not isinstance(error, Exception)):
+        told = BadAnswer(f"its {doing} raises {where_raised(error)}")  # Ctrl-C doesn't come here: it is its own
     return {FAILURE: traceback.format_exc()} if told is None else {FAULT: str(told)}
 
 
@@ -136,13 +141,19 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
             action_view, env_actions = ActionView(cfg.id, probe.action_space), probe.action_space
             space = ObservationView(cfg.id, probe.observation_space, origin_given(cfg.origin)).space
 
-        def make_worker(parent: int = os.getpid()) -> Env:
+        told = said_already(cfg.id)  # if not, by the first worker for all
+
+        def make_worker(index: int, parent: int = os.getpid()) -> Env:
             if os.getpid() == parent:  # gymnasium's look at the spaces
                 return Unbuilt(space, env_actions, "")
             # Ctrl-C reaches the whole process group; the parent decides when workers stop
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             _make_known(registered)
+            if told or index > 0:
+                say_nothing(cfg.id)
+            own = first_env + index % num_envs
+            seed_all(episode_seed(seeds[index // num_envs], own, 0, training=training))
             try:
                 return Worker(cfg, make_env())
             except Exception:
@@ -154,14 +165,14 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         multiprocessing.get_context(START).set_forkserver_preload([__name__])
         try:
             self._envs = AsyncVectorEnv(
-                [make_worker] * self.num_envs,
+                [partial(make_worker, index) for index in range(self.num_envs)],
                 shared_memory=True,
                 copy=False,
                 context=START,
                 autoreset_mode=AutoresetMode.DISABLED,
             )
         except _DEAD_WORKER as error:
-            raise RuntimeError(f"{cfg.id}: an environment's process died while it was being built") from error
+            raise UserError(f"env.id={cfg.id}: an environment's process died while it was being built") from error
 
     def reset(self) -> Array:
         self._start_over()
@@ -228,6 +239,9 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         except _NO_ANSWER as error:
             self._report(error)
         self._raise_failure(info)
+        for index in range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist():
+            if (useless := self._useless(observed[index])) is not None:
+                raise UserError(f"{self._where(index)}: its reset() returned {useless}")
         return observed  # type: ignore[no-any-return]
 
     def _raise_failure(self, info: Mapping[str, Any]) -> None:
@@ -240,12 +254,12 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
             raise RuntimeError(f"{self._where(index)} raised {trace.strip().splitlines()[-1]}\n\n{trace}")
 
     def _report(self, error: BaseException) -> NoReturn:
-        """Raise RuntimeError naming the environments whose processes are gone, or haven't answered for too long."""
+        """Raise UserError naming the environments whose processes are gone, or haven't answered for too long."""
         if isinstance(error, multiprocessing.TimeoutError):
             silent = [index for index, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll()]
             others = f" (nor have {len(silent) - 1} others)" if len(silent) > 1 else ""
             where = self._where(silent[0]) if silent else self.spec.id
-            raise RuntimeError(f"{where} has not answered for {PATIENCE:g} s{others}: it hangs") from error
+            raise UserError(f"{where} has not answered for {PATIENCE:g} s{others}: it hangs") from error
         end = time.monotonic() + 1.0
         processes = self._envs.processes
         while all(process.is_alive() for process in processes) and time.monotonic() < end:
@@ -255,7 +269,7 @@ class AsynchronousVectorEnv(ReplayedVectorEnv):
         code = processes[dead[0]].exitcode if dead else None
         why = "" if code is None else f" with exit code {code}"
         memory = "; out of memory is the usual cause" if code == -signal.SIGKILL else ""
-        raise RuntimeError(f"{where}: its process died{why}{memory}") from error
+        raise UserError(f"{where}: its process died{why}{memory}") from error
 
     def _replay(self, episodes: Mapping[int, tuple[int, Array]]) -> dict[int, Array]:
         try:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Protocol, TypeVar
 
+from deeprl_cli.plugins.classes import said
+
 GRACE = 5.0  # seconds that the environments of a run have to close, all together
 LATER = 0.5  # once some environment has taken longer than that
 
@@ -19,6 +21,16 @@ class _Late(BaseException):
 
 
 _said: set[str] = set()  # of which environments it was said that they don't close
+
+
+def said_already(env_id: str) -> bool:
+    """Whether it was said of an environment that it doesn't close."""
+    return env_id in _said
+
+
+def say_nothing(env_id: str) -> None:
+    """Another process says it."""
+    _said.add(env_id)
 
 
 class HasClose(Protocol):
@@ -49,7 +61,7 @@ def close_all(closes: list[Callable[[], object]], env_id: str) -> None:
             problem = call(close) or problem
     if problem and env_id not in _said:
         _said.add(env_id)
-        print(f"deeprl: {env_id}: {problem}", file=sys.stderr, flush=True)
+        print(f"deeprl: {env_id}: {problem}\n", end="", file=sys.stderr, flush=True)  # at once: there may be many of us
 
 
 @contextlib.contextmanager
@@ -84,7 +96,8 @@ def _limited(seconds: float) -> Iterator[Callable[[Callable[[], object]], str]]:
         return ""
 
     former = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # again and again: of several things that close() waits for, it may let each be interrupted, and go on to the next
+    signal.setitimer(signal.ITIMER_REAL, seconds, LATER)
     try:
         yield call
     finally:
@@ -112,5 +125,4 @@ def _late(seconds: float) -> str:
 
 
 def _raised(error: BaseException) -> str:
-    line = (str(error).strip() or "nothing said").splitlines()[0]
-    return f"its close() raises {type(error).__name__}: {line}"
+    return f"its close() raises {said(error)}"

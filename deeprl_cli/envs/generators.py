@@ -74,6 +74,12 @@ def states() -> tuple[Any, ...]:
     return np.random.get_state(), random.getstate(), None if torch is None else torch.default_generator.get_state()
 
 
+def digest() -> tuple[bytes, int, bytes]:
+    """What tells whether somebody has drawn from them, or seeded them."""
+    numpys, pythons, torchs = states()
+    return numpys[1].tobytes(), hash((numpys[2:], pythons)), b"" if torchs is None else torchs.numpy().tobytes()
+
+
 def restore(saved: tuple[Any, ...]) -> None:
     numpys, pythons, torchs = saved
     np.random.set_state(numpys)

@@ -20,6 +20,7 @@ from deeprl_cli.envs.observations import ObservationView, origin_of
 from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.spec import Array, EnvSpec, Parts
 from deeprl_cli.errors import ConfigError, UserError
+from deeprl_cli.plugins.classes import said
 from deeprl_cli.schema.run import EnvConfig
 
 STEPS = 3
@@ -69,6 +70,7 @@ def look(cfg: EnvConfig) -> Look:
         origin=None if cfg.origin == "auto" else cfg.origin,
     )
     with staying(), closing(_built(settled), cfg.id) as env:
+        declared = (env.observation_space, env.action_space)
         raw: list[Array] = []
         seen = _Watched(settled, env, raw)
         repeatable = _same(_played(cfg.id, seen), _played(cfg.id, seen))
@@ -76,6 +78,11 @@ def look(cfg: EnvConfig) -> Look:
             alone = _Watched(settled, OwnGenerators(env), raw)
             if _same(_played(cfg.id, alone), _played(cfg.id, alone)):
                 settled, repeatable = dataclasses.replace(settled, generators="own"), True
+        if (env.observation_space, env.action_space) != declared:
+            raise UserError(
+                f"env.id={cfg.id} declares other spaces once it is reset ({env.observation_space}, {env.action_space}) "
+                f"than before ({declared[0]}, {declared[1]}): it is to keep those that it was built with"
+            )
         if cfg.origin == "auto":
             settled = dataclasses.replace(settled, origin=origin_of(raw, seen.observations.declared))
         reseedable = getattr(env.unwrapped, "_np_random", None) is not None
@@ -119,15 +126,16 @@ def _built(cfg: EnvConfig) -> Any:
         return build_env(cfg, training=True)
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"env.id={cfg.id} can't be built: it ends the program, sys.exit({error.code!r})") from error
     except Exception as error:
         raise UserError(f"env.id={cfg.id} can't be built: {_where_raised(error)}") from error
 
 
-def _where_raised(error: Exception) -> str:
+def _where_raised(error: BaseException) -> str:
     """`ValueError: joint 3 broke (robot.py:30)`"""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    said = (str(error).strip().splitlines() or ["nothing said"])[0]
-    return f"{type(error).__name__}: {said} ({place.filename}:{place.lineno})"
+    return f"{said(error)} ({place.filename}:{place.lineno})"
 
 
 class _Watched(AlgorithmView):

@@ -56,6 +56,8 @@ class ObservationView:
             raise ConfigError(f"env.id={env_id}: can't learn from a {type(space).__name__} observation space")
         self.shape: tuple[int, ...] = self.space.shape or ()
         self.dtype = np.dtype(self.space.dtype)
+        if 0 in self.shape:
+            raise ConfigError(f"env.id={env_id}: an observation holds no number (shape {self.source_shape})")
         self.reshapes = self.shape != self.source_shape
         # what is subtracted in 64 bits, before 32 would lose it
         self.raw_dtype = self.dtype if self.origin is None else np.dtype(np.float64)

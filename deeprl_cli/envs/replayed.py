@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.spaces import Discrete, MultiDiscrete
 
 from deeprl_cli.envs.actions import ActionView
@@ -139,9 +140,9 @@ class ReplayedVectorEnv(VectorEnv):
         self._history.starts[index] = self._history.time
         return self._seed(index)
 
-    def _where(self, index: int) -> str:
-        """One environment, its episode and step, in words."""
-        step = self._history.time - int(self._history.starts[index])
+    def _where(self, index: int, ago: int = 0) -> str:
+        """One environment, its episode and step, in words: the step to come, or the one so many `ago`."""
+        step = self._history.time - int(self._history.starts[index]) - ago
         seed, env_index = self._place(index)
         return f"environment {env_index} of seed {seed} ({self.spec.id}), episode {self._episodes[index]}, step {step}"
 
@@ -163,28 +164,35 @@ class ReplayedVectorEnv(VectorEnv):
         """Whether all is well. It isn't where an environment returned NaN or infinity, which would spoil all that
         learns from it, or a number that isn't of its Discrete space: UserError, or its seed is left. Two sums find it,
         in the time of a fraction of a light environment's step."""
-        if obs.dtype.kind == "i" and not self._examine_choices(obs):
+        if obs.dtype.kind == "i" and (outside := self._outside(obs)).any():
+            self._returned(int(outside.argmax()), f"an observation outside of its space {self.spec.observation_space}")
             return False
         if math.isfinite(total(reward)) and (obs.dtype.kind != "f" or math.isfinite(total(obs, None))):
             return True
         for what, values in (("observation", obs), ("reward", reward)):
             bad = ~np.isfinite(values.reshape(self.num_envs, -1)).all(1)
             if bad.any():  # finite numbers may have an infinite sum
-                index = int(bad.argmax())
-                self._failed(index, UserError(f"{self._where(index)}, returned NaN or infinity in its {what}"), None)
+                self._returned(int(bad.argmax()), f"NaN or infinity in its {what}")
                 return False
         return True
 
-    def _examine_choices(self, obs: Array) -> bool:
-        """The same of observations counted from 0, which are to be below the number of choices there are."""
+    def _returned(self, index: int, what: str) -> None:
+        """An environment has failed by what its latest step, which is counted, returned."""
+        self._failed(index, UserError(f"{self._where(index, 1)}: returned {what}"), None)
+
+    def _useless(self, first: Array) -> str | None:
+        """What is wrong with an episode's first observation, where nothing can be learnt from it."""
+        if first.dtype.kind == "f":
+            spoilt = not (math.isfinite(total(first, None)) or np.isfinite(first).all())
+            return "NaN or infinity in its observation" if spoilt else None
+        outside = first.dtype.kind == "i" and self._outside(first[None])[0]
+        return f"an observation outside of its space {self.spec.observation_space}" if outside else None
+
+    def _outside(self, obs: Array) -> npt.NDArray[np.bool_]:
+        """Of observations counted from 0, (n, *obs): which aren't below the number of choices there are."""
         space = self.spec.observation_space
-        count = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else None
-        if count is None or not (obs.min() < 0 or (obs >= count).any()):
-            return True
-        index = int(((obs < 0) | (obs >= count)).reshape(self.num_envs, -1).any(1).argmax())
-        where = self._where(index)
-        self._failed(index, UserError(f"{where}, returned an observation outside of its space {space}"), None)
-        return False
+        count = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else np.inf
+        return ((obs < 0) | (obs >= count)).reshape(len(obs), -1).any(1)  # type: ignore[return-value]
 
     def state_dict(self) -> dict[str, Any]:
         histories = [self._history.of(index) for index in range(self.num_envs)]

@@ -7,6 +7,7 @@ numpy call per array and step rather than one per environment.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,14 +18,18 @@ from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from deeprl_cli.envs.actions import ActionView
-from deeprl_cli.envs.answers import flag, infos, number, of_reset, of_step, stumbled
+from deeprl_cli.envs.answers import BadAnswer, flag, infos, number, of_reset, of_step, stumbled
 from deeprl_cli.envs.atari import LIFE_LOST
 from deeprl_cli.envs.closing import close_all
 from deeprl_cli.envs.observations import ObservationView, origin_given
 from deeprl_cli.envs.replayed import ReplayedVectorEnv
 from deeprl_cli.envs.spec import Array, EnvSpec, Step
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.classes import said, where_raised
 from deeprl_cli.schema.run import EnvConfig
+
+# a number beyond 32 bits becomes infinity, which `_examine` finds, and says where it came from
+warnings.filterwarnings("ignore", "overflow encountered in (cast|reduce)", RuntimeWarning, r"deeprl_cli\.envs")
 
 Env = gym.Env[Any, Any]
 NEVER = 1 << 62
@@ -163,26 +168,29 @@ class SyncVectorEnv(ReplayedVectorEnv):
         self.obs = result.obs
         return result
 
-    def _blame(self, error: BaseException, index: int, answer: Any) -> None:
-        """An environment's failure: UserError where it was what it returned, or that it would end the program; else its
-        own exception, where it is named. Raised, or kept where it ends its seed alone."""
+    def _blame(self, error: BaseException, index: int, answer: Any, doing: str = "step()") -> None:
+        """An environment's failure: UserError where it was what it returned, that it would end the program, or an
+        exception that elsewhere says something about this program; else its own exception, where it is named. Raised,
+        or kept where it ends its seed alone."""
         where = self._where(index)
         here = error.__traceback__ is not None and error.__traceback__.tb_next is None
         if isinstance(error, UserError):
             return self._failed(index, UserError(f"{where}: {error}"), error)
-        if isinstance(error, SystemExit) and error.code not in STOPPED:
-            said = f"{where}: its step() ends the program, sys.exit({error.code!r})"
-            return self._failed(index, UserError(said), error)
-        if here and isinstance(error, TypeError | ValueError):  # raised by what it returned, here where that is taken
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in STOPPED):
+            raise error
+        if isinstance(error, SystemExit):
+            told = f"{where}: its {doing} ends the program, sys.exit({error.code!r})"
+            return self._failed(index, UserError(told), error)
+        if answer is not None and here and isinstance(error, TypeError | ValueError):  # raised by what it returned
             try:
                 self._observations.checked(of_step(answer)[0])
             except UserError as wrong:
                 return self._failed(index, UserError(f"{where}: {wrong}"), error)
-        if not isinstance(error, Exception):
-            raise error
         if (bad := stumbled(error)) is not None:
             return self._failed(index, UserError(f"{where}: {bad}"), error)
-        error.add_note(f"raised by {where}")
+        if isinstance(error, OSError) or not isinstance(error, Exception):  # no disk or pipe of ours, no end of ours
+            return self._failed(index, UserError(f"{where}: its {doing} raises {where_raised(error)}"), error)
+        error.add_note(f"raised by {'' if doing == 'step()' else 'the reset of '}{where}")
         return self._failed(index, error, None)
 
     def _without_left(self, running: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
@@ -226,11 +234,10 @@ class SyncVectorEnv(ReplayedVectorEnv):
             if self._counts or getattr(observation, "shape", ()) != shape or observation.dtype is not dtype:
                 observation = self._observations.row(observation)
             obs[index] = observation
-        except UserError as error:
-            self._failed(index, UserError(f"{self._where(index)}: {error}"), error)
-        except Exception as error:
-            error.add_note(f"raised by the reset of {self._where(index)}")
-            self._failed(index, error, None)
+            if (useless := self._useless(obs[index])) is not None:
+                raise BadAnswer(f"its reset() returned {useless}")
+        except BaseException as error:
+            self._blame(error, index, None, "reset()")
         if index // self.envs_per_seed in self.failures:
             obs[index] = 0 if self.obs is None else self.obs[index]
             return
@@ -281,10 +288,7 @@ def several(make_env: Sequence[Callable[[], Env]], env_id: str) -> list[Env]:
         raise
     except Exception as error:
         close_all([env.close for env in made], env_id)
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OneAtATimeError(
-            f"env.id={env_id} can't be built again beside itself ({type(error).__name__}: {why})"
-        ) from error
+        raise OneAtATimeError(f"env.id={env_id} can't be built again beside itself ({said(error)})") from error
     return made
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeprl_cli.envs.generators import kept_apart
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.sync import OneAtATimeError
 from deeprl_cli.envs.vector import VectorEnv
@@ -129,6 +130,7 @@ class EvaluationStopped(Exception):  # noqa: N818 - nothing went wrong
     """An evaluation ended early, because it was asked to."""
 
 
+@kept_apart()  # environments that draw from global generators: training goes on as if nothing had been evaluated
 def evaluate(
     policy: Policy,
     envs: VectorEnv,

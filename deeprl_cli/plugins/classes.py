@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from deeprl_cli.errors import ConfigError, did_you_mean
+from deeprl_cli.errors import ConfigError, did_you_mean, text_of
 
 
 def load_module(name: str, key: str, package: str | None = None) -> ModuleType:
@@ -20,6 +20,8 @@ def load_module(name: str, key: str, package: str | None = None) -> ModuleType:
 
     Raises ConfigError where it isn't there, or can't be imported.
     """
+    if name in sys.modules:  # and wherever an environment may have gone meanwhile
+        return sys.modules[name]
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # as `python` itself would: a module beside the user is found
     try:
@@ -73,8 +75,8 @@ def check_arguments(made: Any, key: str, kwargs: Mapping[str, Any], *first: Any)
 
 def said(error: BaseException) -> str:
     """`ValueError: no such joint`"""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def where_raised(error: BaseException) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from deeprl_cli.algos.registry import run_config
 from deeprl_cli.errors import UserError
+from deeprl_cli.plugins.classes import said
 from deeprl_cli.processes import cores
 from deeprl_cli.processes.waiting import wait_politely
 from deeprl_cli.runs.folder import atomic_write
@@ -139,8 +140,7 @@ def outcome_of(work: Callable[[], object]) -> Outcome:
 def failure(error: Exception) -> Outcome:
     if isinstance(error, UserError):
         return {"status": "failed", "error": str(error)}
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return {"status": "failed", "error": said, "traceback": "".join(traceback.format_exception(error))}
+    return {"status": "failed", "error": said(error), "traceback": "".join(traceback.format_exception(error))}
 
 
 def left(run: str, began: float) -> Outcome:

@@ -91,6 +91,7 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
         if ranks.rank() == 0 and cfg.eval_every:
             evaluation_envs = eval_envs(cfg, cfg.seed_list, most_episodes(cfg.eval))
             stack.callback(evaluation_envs.close)
+    hw.apply(hardware)  # again: an environment may have set its own number of threads
     return Parts(policy, hardware, envs, evaluation_envs, notes)
 
 

@@ -21,6 +21,7 @@ from deeprl_cli.evaluation.evaluate import Evaluation
 from deeprl_cli.plugins.callback import METHODS, Ended, Evaluated, Event, Logged, Saved
 from deeprl_cli.plugins.classes import check_arguments, where_raised
 from deeprl_cli.plugins.installed import load_callback
+from deeprl_cli.processes.settings import settings_kept
 from deeprl_cli.schema.named import Named, class_of
 
 
@@ -56,16 +57,12 @@ def _loaded(entries: Sequence[Named]) -> Iterator[tuple[str, str, Any, dict[str,
 def _apart() -> Iterator[None]:
     """What is done in here leaves nothing behind that numbers depend on."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
-    with kept_apart(), staying(), torch.set_grad_enabled(torch.is_grad_enabled()):
+    with kept_apart(), staying(), settings_kept():
         try:
             yield
         finally:
             if cuda is not None:
                 torch.cuda.set_rng_state_all(cuda)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            torch.set_default_dtype(kind)
 
 
 class Callbacks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from deeprl_cli.errors import TrainingError, UserError
+from deeprl_cli.errors import TrainingError, UserError, text_of
 from deeprl_cli.plugins.classes import where_raised
 from deeprl_cli.training.share import Share
 
@@ -54,4 +54,4 @@ def in_a_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text_of(error) or type(error).__name__

@@ -14,6 +14,7 @@ import numpy as np
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.config.tuned import tuned_note
 from deeprl_cli.data.memory import memory_bytes
+from deeprl_cli.envs.generators import digest, seeded_apart
 from deeprl_cli.envs.look import Look
 from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.spec import EnvSpec
@@ -107,7 +108,8 @@ def carry_out(
 
     Raises UserError where the disk gives out or `saved` doesn't fit, SystemExit as `train` does.
     """
-    with staying() as here, ExitStack() as stack:
+    # an environment that draws from global generators, unnoticed by the look at it, still draws the same in each run
+    with staying() as here, seeded_apart(cfg.seed), ExitStack() as stack:
         parts = assemble(cfg, seen.spec, hardware, stack, fresh=not saved)
         policy, hardware = parts.policy, parts.hardware
         called = [make_callbacks(job.callbacks if ranks.rank() == 0 else ()) for job in cfg.jobs]
@@ -189,7 +191,13 @@ def carry_out(
         status, final = "failed", None
         failed: Exception | None = None
         try:
+            drawn = digest()
             trainer.run()
+            if digest() != drawn and cfg.env.generators == "shared":
+                progress.message(
+                    f"{cfg.env.id} has drawn from the process's global generators, which a resume doesn't bring back: "
+                    "env.generators=own gives each environment states of its own"
+                )
             parts.close()
             final = last_words(trainer, homes, lambda: trainer.ending.asked or asked())
             if cut := cut_short(cfg.env, cfg.eval.max_steps, *(evaluation.lengths for evaluation in final)):

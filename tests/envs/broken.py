@@ -5,6 +5,7 @@ A module of its own, without torch: each process of env.backend=async imports it
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,11 @@ import numpy as np
 from gymnasium import spaces
 
 GOOD = np.zeros(3, np.float32)
+MISREAD = {  # exceptions that elsewhere say that our disk is full, that nobody reads our output, or that all is over
+    "disk": OSError(28, "No space left on device"),
+    "pipe": BrokenPipeError(32, "Broken pipe"),
+    "end": GeneratorExit(),
+}
 
 
 class Broken(gym.Env[Any, Any]):
@@ -23,10 +29,27 @@ class Broken(gym.Env[Any, Any]):
         self.observation_space = spaces.Discrete(3) if index else spaces.Box(-1, 1, (3,), np.float32)
         self.action_space = spaces.Discrete(2)
         self.good: Any = 0 if index else GOOD
+        self.resets = 0
+        if fault == "no numbers":
+            self.observation_space = spaces.Box(-1, 1, (0,), np.float32)
+        if fault == "no actions":
+            self.action_space = spaces.Box(-1, 1, (0,), np.float32)
+        if fault == "exits":
+            sys.exit("no display")
+        if fault == "doubles":
+            import torch
+
+            torch.set_default_dtype(torch.float64)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self.time = 0
+        self.time, self.resets = 0, self.resets + 1
+        if self.fault == "changes":
+            self.observation_space = spaces.Box(-1, 1, (4,), np.float32)
+        if self.fault == "reset exits" and self.resets > 1:
+            sys.exit(5)
+        if self.fault == "reset nan" and self.resets > 1:
+            return np.array([0, np.nan, 0], np.float32), {}
         if self.fault == "reset raises":
             raise OSError("no such robot\nsecond line")
         return self.good if self.fault == "reset alone" else (self.good, {})
@@ -41,9 +64,12 @@ class Broken(gym.Env[Any, Any]):
             "no reward": (GOOD, None, False, False, {}),
             "four": (GOOD, 0.0, False, {}),
             "outside": (3, 0.0, False, False, {}),
+            "enormous": (GOOD, 10**400, False, False, {}),
         }
         if self.time > self.at and self.fault == "raises":
             raise ValueError("joint 3 broke")
+        if self.time > self.at and self.fault in MISREAD:
+            raise MISREAD[self.fault]
         return (
             answers.get(self.fault, None if self.fault == "nothing" else (self.good, 0.0, False, False, {}))
             if (self.time > self.at)

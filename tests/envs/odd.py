@@ -52,6 +52,8 @@ class Odd(gym.Env[Any, Any]):
             return np.random.uniform(-1, 1, 3).astype(np.float32)
         if self.way == "python":
             return np.array([random.random() for _ in range(3)], np.float32)
+        if self.way == "late" and self.t > 5:  # later than a look at it can see
+            return np.array([random.random() for _ in range(3)], np.float32)
         if self.way == "clock":
             return np.full(3, time.perf_counter() % 1, np.float32)
         drawn = self.np_random.uniform(-1, 1, 3)

@@ -92,7 +92,7 @@ def test_an_environment_that_hangs_is_named_and_ended(troubled, trouble, monkeyp
     env.reset()
     monkeypatch.setattr(asynchronous, "PATIENCE", 0.3)  # by now all that there is to wait for is one step
     monkeypatch.setattr(asynchronous, "GRACE", 0.3)
-    with pytest.raises(RuntimeError, match=r"of seed 8 \(test/Trouble-v0\).* has not answered for 0.3 s"):
+    with pytest.raises(UserError, match=r"of seed 8 \(test/Trouble-v0\).* has not answered for 0.3 s"):
         env.step(ACTIONS)
     began = time.monotonic()
     env.close()
@@ -131,7 +131,7 @@ def test_killed_while_its_episodes_are_brought_back(troubled):
     state = env.state_dict()
     os.kill(env._envs.processes[1].pid, signal.SIGKILL)
     env._envs.processes[1].join()
-    with pytest.raises(RuntimeError, match=r"environment 1 of seed 8.*exit code -9; out of memory"):
+    with pytest.raises(UserError, match=r"environment 1 of seed 8.*exit code -9; out of memory"):
         env.load_state_dict(state)
     env.close()
 
@@ -206,8 +206,9 @@ def none_left(leader: int) -> bool:
 def test_a_run_whose_worker_fails_says_so_and_ends(tmp_path, trouble, says):
     process = begin(tmp_path, trouble)
     _, err = process.communicate(timeout=200)
-    assert process.returncode == 1
+    assert process.returncode == {"raise": 1, "die": 2}[trouble]
     assert says in err
+    assert ("Traceback" in err) == (trouble == "raise")
     for part in ("raised ZeroDivisionError: the physics blew up\n", 'raise ZeroDivisionError("the physics blew up")'):
         assert (part in err) == (trouble == "raise")
     assert none_left(process.pid)

@@ -9,6 +9,7 @@ import pytest
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.testing import CHAIN_ID
 from deeprl_cli.envs.vector import episode_seed
+from deeprl_cli.errors import UserError
 from tests.envs.conftest import config
 
 REPLAYED = ["sync", "async"]
@@ -229,7 +230,7 @@ def test_a_killed_worker_is_reported(opened):
     env.reset()
     env._envs.processes[1].kill()
     env._envs.processes[1].join()
-    with pytest.raises(RuntimeError, match=r"environment 1 of seed 8.*exit code -9"):
+    with pytest.raises(UserError, match=r"environment 1 of seed 8.*exit code -9"):
         env.step(np.array([1, 1]))
 
 
