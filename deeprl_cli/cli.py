@@ -118,6 +118,8 @@ def _unknown_verb(verb: str) -> UserError:
     other = next((known for known, names in _OTHER_VERBS.items() if verb.lower() in names.split()), None)
     if other:
         return UserError(f"unknown verb '{verb}': here it is deeprl {other} …; `deeprl {other} --help` says more")
+    if verb.lower() in ("-v", "version"):
+        return UserError(f"'{verb}': write deeprl --version")
     from deeprl_cli.config.slips import option
 
     if (meant := option(verb)) is not None:

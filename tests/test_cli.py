@@ -142,7 +142,7 @@ def test_version_and_help(capsys):
         (["train", "algo", "ppo"], "'algo ppo': write algo=ppo"),
         (["train", "-m", "algo", "ppo,dqn", "seed=0,1"], "'algo ppo,dqn': write algo=ppo,dqn"),
         (["train", "seed=1", "env", "ALE/Pong-v5"], "'env ALE/Pong-v5': write env=ALE/Pong-v5"),
-        (["train", "algo", "seed=1"], "'algo': an override is key=value"),
+        (["train", "algo", "seed=1"], "'algo': write algo=…"),
         (["train", "--cfg", "job", "algo.lr=high"], "algo.lr=high: must be a number"),
         (["train", "--cfg", "job", "algo=sac", "algo.batch_size=3e6"], "larger than algo.buffer_capacity"),
         (["train", "-sc", "install=tcsh"], "one of bash, fish, zsh"),

@@ -62,7 +62,15 @@ def run_values(overrides: Sequence[str], job: int = 0) -> dict[str, Any]:
 
 def build_run_config(values: dict[str, Any]) -> RunConfig:
     """Plain composed values as the typed configuration, the algorithm's own checks included. Raises ConfigError."""
-    run = run_config(values)
+    try:
+        run = run_config(values)
+    except ConfigError as error:
+        owner, name = str(values.get("tuned")).partition("/")[0], short(str(values["algo"]["name"]))
+        if values.get("tuned") and owner != name and str(error).startswith("unknown key 'algo."):
+            raise ConfigError(
+                f"tuned={values['tuned']} is for algo={owner}, and this run's is {name}: {error}"
+            ) from error
+        raise
     run.algo.validate()
     _check_features(run.network)
     return run

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from deeprl_cli.errors import nearest
+from deeprl_cli.schema.numbers import meant_number
 
 LIBRARIES = {"sb3": "Stable-Baselines3", "cleanrl": "CleanRL", "rllib": "RLlib"}
 PARENTS = ("", "algo", "args", "config", "hardware", "model", "policy_kwargs", "replay_buffer_config", "training")
@@ -42,7 +43,10 @@ def _none(note: str, *, sb3: str = "", cleanrl: str = "", rllib: str = "") -> Na
     return Name((), sb3, cleanrl, rllib, note)
 
 
-DEVICES = {"cuda": "hardware=cuda", "gpu": "hardware=cuda", "cpu": "hardware=cpu", "auto": "hardware=cpu"}
+DEVICES = {
+    "cuda": "hardware=cuda", "gpu": "hardware=cuda", "cpu": "hardware=cpu", "mps": "hardware=cpu",
+    "auto": "hardware=cpu",
+}  # fmt: skip
 RATES = ("algo.lr={}", "algo.lr_actor={} algo.lr_critic={} algo.lr_alpha={}", "algo.lr_actor={} algo.lr_critic={}")
 
 TABLE: dict[str, tuple[Name, ...]] = {
@@ -223,9 +227,15 @@ OPTIONS: dict[str, dict[str, str]] = {
         "ppo2": "algo=ppo", "ppo_clip": "algo=ppo", "proximal_policy_optimization": "algo=ppo",
         "soft_actor_critic": "algo=sac",
     },
-    "network": {"mlppolicy": "network=mlp", "cnnpolicy": "network=cnn", "multiinputpolicy": "network=auto",
-                "default": "network=auto", "table": "network=tabular"},
-    "hardware": {"gpu": "hardware=cuda", "auto": "hardware=cpu, or hardware=cuda", "multi": "hardware=multiprocess",
+    "network": {
+        **dict.fromkeys(("lstm", "gru", "rnn"), "network=mlp env.frame_stack=4 (the last steps as one observation)"),
+        "resnet": "network=cnn", "impala": "network=cnn", "conv": "network=cnn",
+        "mlppolicy": "network=mlp", "cnnpolicy": "network=cnn", "multiinputpolicy": "network=auto",
+        "default": "network=auto", "table": "network=tabular",
+    },
+    "hardware": {"gpu": "hardware=cuda", "mps": "hardware=cpu (Apple's GPU isn't used)",
+                 "tpu": "hardware=cpu (TPUs aren't used)",
+                 "auto": "hardware=cpu, or hardware=cuda", "multi": "hardware=multiprocess",
                  "ddp": "hardware=multiprocess hardware.ranks=2"},
     "tuned": {"false": "tuned=none", "off": "tuned=none", "no": "tuned=none"},
 }  # fmt: skip
@@ -267,7 +277,7 @@ def typed_here(row: Name, value: str, known: Collection[str]) -> str | None:
     """What to type for `value`, quoted for the shell; None where the algorithm has no such key."""
     given = row.values.get(value) or row.values.get(value.lower())
     for here in [given, *row.here] if given else row.here:
-        words = [word.replace("{}", value or "…") for word in here.split()]
+        words = [word.replace("{}", meant_number(value) or value or "…") for word in here.split()]
         keys = [word.partition("=")[0] for word in words]
         if all(key in known or not key.startswith("algo.") for key in keys):
             return " ".join(word if "…" in word else shlex.quote(word) for word in words)

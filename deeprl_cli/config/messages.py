@@ -39,6 +39,8 @@ def unknown_option(group: str, name: str, options: Sequence[str], hint: str = ""
     if inside:
         return ConfigError(f"unknown {group} '{name}'; did you mean {_either(inside)}?")
     known = f"; known: {some(options)}" if options else ""
+    if len(options) > LISTED:
+        known = f"; `deeprl list {group}` shows what there is"
     return ConfigError(f"unknown {group} '{name}'{did_you_mean(name, options)}{known}{hint}")
 
 

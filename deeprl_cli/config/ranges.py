@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,12 @@ from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.tune import OF_PBT, OF_SEARCH, TuneConfig
 from deeprl_cli.schema.typed import build
 
+# intervals as other programs write them: uniform(a,b), loguniform(a,b), (a,b), and a..b
+_NUMBER = r"-?\d*\.?\d+(?:e[-+]?\d+)?"
+_ANOTHER_RANGE = (
+    re.compile(rf"[\w.]+=(?:\w*uniform)?\(({_NUMBER}), ?({_NUMBER})\)"),
+    re.compile(rf"[\w.]+=({_NUMBER})\.\.({_NUMBER})"),
+)
 SEARCHED = ("algo", "network", "env")  # groups whose keys may have a range
 TAGS: dict[str, Scale] = {"log": "log", "linear": "linear", "one_minus": "one_minus"}
 BY_LOG = 10.0  # an interval whose high end is this many times its low end is drawn on a logarithmic scale
@@ -40,6 +47,10 @@ def taken_apart(words: Sequence[str]) -> Words:
     found = Words({}, [], [])
     for word in words:
         key = word.partition("=")[0]
+        for form in _ANOTHER_RANGE:
+            if match := form.fullmatch(word):
+                low, high = sorted(match.groups(), key=float)
+                raise ConfigError(f"'{word}': write '{key}=interval({low},{high})'")
         override = parse_one(word)
         if key in keys:
             if override.is_sweep_override():

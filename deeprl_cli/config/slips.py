@@ -14,6 +14,7 @@ from deeprl_cli.schema.numbers import meant_number
 
 _CLOSES = {"[": "]", "{": "}", "(": ")"}
 _WORD = re.compile(r"[\w.,/:-]+")
+_QUOTES = str.maketrans(dict.fromkeys("“”„‘’‚«»", ""))
 
 
 def refuse_slips(words: Sequence[str]) -> None:
@@ -30,9 +31,13 @@ def refuse_slips(words: Sequence[str]) -> None:
 
 
 def _refuse_one(word: str) -> None:
-    """`help`, `seed=0..4`, and `env.kwargs.render_mode=human`."""
+    """`help`, typographic quotes, `seed=0..4`, `algo.hidden=[64 64]` and `env.kwargs.render_mode=human`."""
     if word in ("help", "?"):
         raise ConfigError(f"'{word}': write deeprl train --help")
+    if (plain := word.translate(_QUOTES)) != word:
+        raise ConfigError(f"'{word}': these quotes are typographic; write {plain}, with ' or \" around spaces")
+    if match := re.fullmatch(r"([\w.]+)=\[(\d+(?: +\d+)+)\]", word):
+        raise ConfigError(f"'{word}': a list has commas: '{match[1]}=[{','.join(match[2].split())}]'")
     if match := re.fullmatch(r"seeds?=\[?(\d+)\s*(?:-|:|\.{2,3}|…)\s*(\d+)\]?", word):
         first, last = int(match[1]), int(match[2])
         span = f"range({last + 1})" if first == 0 else f"range({first},{last + 1})"

@@ -41,7 +41,7 @@ def load_source(name: str, key: str) -> ModuleType:
         return load_module(name, f"{key}={name}")
     path = Path(in_full(name))
     if not path.is_file():
-        raise ConfigError(f"{key}={name}: no such file: its runs can be opened where it lies")
+        raise ConfigError(f"{key}={name}: no such file (a run needs the file of its algorithm, at this place)")
     if not path.stem.isidentifier():
         raise ConfigError(f"{key}={name}: a file is imported by its name: call it {_mended(path.stem)}.py")
     if (folder := str(path.parent)) not in sys.path:

@@ -72,7 +72,8 @@ def find(text: str | Path, kind: str = "run", root: Path = RUNS) -> Path:
         return find(path.parent, kind, root) / path.name
     found = list((sweeps_below if kind == "sweep" else runs_below)(root))
     if not found:
-        raise UserError(f"{text}: no such folder, and there is no {kind} below {root}/ here")
+        begin = "deeprl train … begins one" if kind == "run" else "deeprl train -m … begins one"
+        raise UserError(f"{text}: no such folder, and there is no {kind} below {root}/ here: {begin}")
     if text == LATEST:
         return max(found, key=last_used)
     names = {folder: (folder.relative_to(root).as_posix(), folder.name, name_of(folder)) for folder in found}

@@ -49,7 +49,8 @@ def run_sweep(overrides: Sequence[str]) -> int:
     together = f" in {len(units)} group{'s' if len(units) > 1 else ''}" if stacking.wanted else ""
     with locked(folder):
         record = Record(folder, sweep.jobs)
-        print(f"sweep of {len(sweep.jobs)} runs{together}, recorded in {record.path}", flush=True)
+        one = " (for more, list values: seed=0,1,2)" if len(sweep.jobs) == 1 else "s"
+        print(f"sweep of {len(sweep.jobs)} run{one}{together}, recorded in {record.path}", flush=True)
         if stacking.wanted and engine is None:
             write_plan(record.folder, [cfg for cfg, _ in jobs], None, units)  # for `deeprl resume SWEEP`
         try:

@@ -52,6 +52,8 @@ MISTAKES = {
     "train hardware=gpu": "unknown hardware 'gpu': here it is hardware=cuda",
     "train device=cuda": "here it is hardware=cuda",
     "train device=": "here it is hardware=cuda",
+    "train device=mps": "here it is hardware=cpu",
+    "train hardware=mps": "here it is hardware=cpu (Apple's GPU isn't used)",
     "train hardware.device=cuda": "here it is hardware=cuda",
     "train hardware.threads=0": "hardware.threads=0: must be at least 1",
     "train seeds=1,2": "seeds is how many train together, seeds=2; for one run of each, -m seed=1,2",
@@ -100,6 +102,12 @@ MISTAKES = {
     "train algo/lr=1e-3": "write algo.lr=1e-3",
     "train algo=PPO": "did you mean 'ppo'?",
     "train experiment=ppo": "did you mean 'deck/ppo'?",
+    "train tuned=best": "`deeprl list tuned` shows what there is",
+    "train tuned=sac/Pendulum-v1 algo=ppo": "tuned=sac/Pendulum-v1 is for algo=sac, and this run's is ppo",
+    "train network=lstm": "here it is network=mlp env.frame_stack=4 (the last steps as one",
+    "train network=resnet": "here it is network=cnn",
+    "train my.yaml": "write --config-dir DIR experiment=NAME for a file DIR/experiment/NAME.yaml",
+    "train render=true": "here deeprl watch RUN shows the trained policy: leave it out",
     "train algo=": "algo takes one name: algo=a2c",
     # how it is written
     "train algo = ppo": "no spaces around the equals sign: algo=ppo",
@@ -115,6 +123,11 @@ MISTAKES = {
     "train -algo=ppo": "keys are written without dashes: algo=ppo",
     "train --mulitrun": "did you mean '--multirun'?",
     "train algo.hidden=[64, 64]": "write 'algo.hidden=[64,64]'",
+    "train 'algo.hidden=[64 64]'": "a list has commas: 'algo.hidden=[64,64]'",
+    "train algo=“ppo”": "these quotes are typographic; write algo=ppo",
+    "train “algo=ppo”": "these quotes are typographic; write algo=ppo",
+    "train train algo=ppo": "'train': write train=…, a value with its key, as in seed=1",
+    "train algo=ppo ,": "',': write key=value, as in seed=1",
     "train algo.hidden=[64,64": "close its brackets and quotes",
     "train 'algo.hidden=(64,64)'": "a list has square brackets: 'algo.hidden=[64,64]'",
     "train algo.hidden=64,64": "or write 'algo.hidden=[64,64]' for a list",
@@ -129,6 +142,7 @@ MISTAKES = {
     "train algo.lr=1e–4": "write algo.lr=1e-4",
     "train algo.ent_coef=10%": "write algo.ent_coef=0.1",
     "train total_steps=1M": "write total_steps=1e6",
+    "train total_timesteps=1M": "here it is total_steps=1e6",
     "train total_steps=500k": "write total_steps=5e5",
     "train total_steps=100,000": "write total_steps=100000",
     "train total_steps=-5": "total_steps=-5: must be at least 1",
@@ -147,6 +161,15 @@ MISTAKES = {
     "ppo": "write deeprl train algo=ppo",
     "CartPole-v1": "write deeprl train env=CartPole-v1",
     "enjoy runs/x": "here it is deeprl watch …",
+    "version": "write deeprl --version",
+    "tune algo.lr=1e-3..1e-5": "write 'algo.lr=interval(1e-5,1e-3)'",
+    "tune 'algo.lr=(1e-5,1e-3)'": "write 'algo.lr=interval(1e-5,1e-3)'",
+    "tune 'algo.lr=loguniform(1e-5,1e-3)'": "write 'algo.lr=interval(1e-5,1e-3)'",
+    "tune n_trials=10": "did you mean 'trials'?",
+    "check-algorithm nowhere.py": "nowhere.py: no such file",
+    "compare empty": "nothing to compare with: name more runs, or --against RUN",
+    "list algos PPO2": "did you mean 'ppo'?",
+    "eval policy.onnx": "policy.onnx: no such file",
     "resume": "which run? write deeprl resume RUN, a run's folder",
     "resume total_steps=1e6": "which run? write deeprl resume RUN, a run's folder",
     "resume runs/nowhere": "runs/nowhere: no such folder, and no run below runs/ is called so",
@@ -221,7 +244,9 @@ def test_whatever_is_named_exists():
         assert keys_of(text) <= known, text
         for word in text.replace(",", "").split():
             group, _, option = word.partition("=")
-            assert group not in ("network", "hardware", "algo", "tuned") or option in group_options(group), text
+            assert (
+                not option or group not in ("network", "hardware", "algo", "tuned") or option in group_options(group)
+            ), text
 
 
 def test_a_name_stands_in_one_row():

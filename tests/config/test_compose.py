@@ -212,7 +212,7 @@ def test_config_text_shows_the_whole_or_a_part():
         (["algo=ppo,sac"], "several values: add -m"),
         (["algo.hidden=64,64"], "add -m to run one job for each, or write 'algo.hidden=[64,64]' for a list"),
         (["seed=range(3)"], "add -m"),
-        (["seed"], "an override is key=value; for example seed=1"),
+        (["seed"], "write seed=…, a value with its key"),
         (["sac"], "write algo=sac"),
         (["Acrobot-v1"], "write env=Acrobot-v1"),
         (["=3"], "the key is missing"),

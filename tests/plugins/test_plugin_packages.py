@@ -240,15 +240,15 @@ def test_a_module_of_a_package_with_values_elsewhere(here):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "algo=./none.py"], "its values aren't there: write none.yaml beside it"),
+        (["train", "algo=./none.py"], "it has no file of values: write none.yaml beside it"),
         (["train", "algo=./empty.py"], "empty defines no class that is a deeprl_cli.algorithm.Algorithm"),
         (["train", "algo=./random.py"], "there is another module 'random'"),
         (["train", "algo=./raises.py"], "can't import 'raises' (ZeroDivisionError: division by zero)"),
-        (["train", "algo=no_such_package.algo"], "its values aren't there: write algo.yaml beside it"),
+        (["train", "algo=no_such_package.algo"], "it has no file of values: write algo.yaml beside it"),
         (["train", "--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
-        (["new", "algorithm", "ppo"], "there is an algorithm or a module of this name: for example my_ppo"),
-        (["new", "algorithm", "My-Algo"], "must be a name of Python's, in small letters, for example my_algo"),
-        (["new", "algorithm", "empty"], "empty.py: is there already"),
+        (["new", "algorithm", "ppo"], "an algorithm or a module has this name already: take for example my_ppo"),
+        (["new", "algorithm", "My-Algo"], "must be a Python name in small letters, for example my_algo"),
+        (["new", "algorithm", "empty"], "empty.py: exists already"),
         (["check-algorithm", "ppoo"], "unknown algorithm 'ppoo'; did you mean 'ppo'?"),
     ],
 )
