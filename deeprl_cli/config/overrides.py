@@ -43,8 +43,8 @@ def parse_one(text: str) -> Override:
     if "=" not in text and not text.startswith("~"):
         if text.endswith((".yaml", ".yml")):
             raise ConfigError(f"'{text}': write --config-dir DIR experiment=NAME for a file DIR/experiment/NAME.yaml")
-        key = re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", text)
-        raise ConfigError(f"'{text}': write {f'{text}=…, a value with its key' if key else 'key=value'}, as in seed=1")
+        meant = f"{text}=…, a value with its key" if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", text) else "key=value"
+        raise ConfigError(f"'{text}': write {meant}, as in seed=1")
     if text.startswith("="):
         raise ConfigError(f"'{text}': an override is key=value, the key is missing")
     try:
