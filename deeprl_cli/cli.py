@@ -92,6 +92,10 @@ def run(arguments: Sequence[str]) -> int:
         return complete(rest)  # the installed scripts ask the program, not the verb
     if verb not in VERBS:
         raise _unknown_verb(verb)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the folder you are in is not there any more: change to another (cd)") from None
     code: int = import_module(f"deeprl_cli.commands.{verb.replace('-', '_')}").run(rest)
     return code
 

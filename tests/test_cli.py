@@ -114,6 +114,15 @@ def test_a_reader_that_leaves_is_no_error():
     assert "Exception ignored" not in done.stderr
 
 
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert code("list", "runs") == 2
+    assert capsys.readouterr().err == "deeprl: the folder you are in is not there any more: change to another (cd)\n"
+
+
 # ---- verbs
 
 

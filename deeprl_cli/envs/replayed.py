@@ -183,8 +183,7 @@ class ReplayedVectorEnv(VectorEnv):
     def _useless(self, first: Array) -> str | None:
         """What is wrong with an episode's first observation, where nothing can be learnt from it."""
         if first.dtype.kind == "f":
-            spoilt = not (math.isfinite(total(first, None)) or np.isfinite(first).all())
-            return "NaN or infinity in its observation" if spoilt else None
+            return None if np.isfinite(first).all() else "NaN or infinity in its observation"
         outside = first.dtype.kind == "i" and self._outside(first[None])[0]
         return f"an observation outside of its space {self.spec.observation_space}" if outside else None
 
