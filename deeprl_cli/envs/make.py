@@ -23,6 +23,7 @@ from deeprl_cli.envs.generators import OwnGenerators, seeded_apart
 from deeprl_cli.envs.ids import construction_errors, resolve
 from deeprl_cli.envs.observations import (
     Frames,
+    Layout,
     ObservationView,
     StackedChannels,
     StackedParts,
@@ -64,6 +65,11 @@ def make_vector_env(
         raise ConfigError(
             f"env.wrappers: env.backend={cfg.backend} steps all environments as one, and nothing can be put around "
             "each: use env.backend=sync or env.backend=async"
+        )
+    if cfg.channels != "auto" and cfg.backend in ("native", "envpool"):
+        raise ConfigError(
+            f"env.channels={cfg.channels}: env.backend={cfg.backend} says by itself where images have their channels: "
+            "leave it out, or use env.backend=sync or env.backend=async"
         )
     if cfg.backend == "native":
         from deeprl_cli.envs.native import NativeVectorEnv
@@ -153,6 +159,8 @@ def framed(cfg: EnvConfig, env: Env, *, training: bool) -> Env:
         env = _flat_minigrid(env)
     if cfg.atari.enabled:
         env = preprocess(cfg.id, env, cfg.atari, cfg.max_episode_steps, training=training)
+    if cfg.channels != "auto":
+        env = Layout(env, last=cfg.channels == "last")
     return flatten_nested(cfg.id, env)
 
 

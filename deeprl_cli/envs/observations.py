@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal, TypeGuard
 
@@ -157,6 +158,17 @@ def flatten_nested(env_id: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     if nested or _of_floats(space):
         return Row(env)
     return env
+
+
+class Layout(gym.Wrapper[Any, Any, Any, Any]):
+    """The same observations, of whose images it is known where they have their channels."""
+
+    def __init__(self, env: gym.Env[Any, Any], *, last: bool) -> None:
+        super().__init__(env)
+        self.observation_space = deepcopy(env.observation_space)
+        for _, part in _leaves(self.observation_space):
+            if isinstance(part, spaces.Box) and len(part.shape) == 3:
+                part.channels_last = last  # type: ignore[attr-defined]
 
 
 class Row(FlattenObservation):

@@ -61,9 +61,9 @@ class Parts(gym.spaces.Box[Any]):
 
 def channels_last(space: gym.Space[Any]) -> bool:
     """(H, W, C), as gymnasium's environments give images, against (C, H, W). Where the space doesn't say it, there are
-    fewer channels than lines."""
-    shape = space.shape or ()
-    return space.channels_last if isinstance(space, Image) else shape[2] <= shape[0]
+    no more channels than lines."""
+    shape, known = space.shape or (), getattr(space, "channels_last", None)
+    return bool(shape[2] <= shape[0] if known is None else known)
 
 
 @dataclass(frozen=True)

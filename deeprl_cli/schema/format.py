@@ -95,7 +95,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
     },
     6: {"log": {"video_every": 0}},
     7: {"log": {"to": [], "project": None}},
-    8: {"": {"typed": None}},
+    8: {"": {"typed": None}, "env": {"channels": "auto"}},
 }
 
 

@@ -53,6 +53,7 @@ class EnvConfig:
     wrappers: list[Named]
     max_episode_steps: PositiveInt | None
     frame_stack: PositiveInt
+    channels: Literal["auto", "first", "last"]
     generators: Literal["auto", "own", "shared"]
     origin: list[float] | Literal["auto"] | None
     atari: AtariConfig

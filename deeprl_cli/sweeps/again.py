@@ -14,6 +14,7 @@ from deeprl_cli.runs.group_record import alone_from
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.reading import check_trust, read_run
 from deeprl_cli.runs.sweep_folder import SWEEP_NAME
+from deeprl_cli.schema.format import up_to_date
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.sweeps.job import PLAN, Outcome, attempt_unit, continue_together, left, looked_at, outcome_of
 from deeprl_cli.sweeps.record import Record, read_jobs
@@ -51,6 +52,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
         plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if not plan.get("units"):
             raise ValueError("no groups")
+        plan["jobs"] = [up_to_date(job, folder / PLAN) for job in plan["jobs"]]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder}: this sweep wasn't stacked, so its runs go on one by one: deeprl resume RUN"

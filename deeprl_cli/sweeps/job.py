@@ -30,6 +30,7 @@ from deeprl_cli.processes import cores
 from deeprl_cli.processes.waiting import wait_politely
 from deeprl_cli.runs.folder import atomic_write
 from deeprl_cli.runs.sweep_folder import results
+from deeprl_cli.schema.format import FORMAT, KEY, up_to_date
 from deeprl_cli.schema.run import RunConfig
 from deeprl_cli.schema.typed import to_plain
 
@@ -168,7 +169,7 @@ def write_plan(
         "host": socket.gethostname(),
         "cores": share,
         "openmp": "OMP_NUM_THREADS" not in os.environ,  # what the user has set stays
-        "jobs": [to_plain(cfg) for cfg in configs],
+        "jobs": [{KEY: FORMAT, **to_plain(cfg)} for cfg in configs],
         "units": [list(unit) for unit in units],
     }
     atomic_write(folder / PLAN, json.dumps(plan).encode())
@@ -199,7 +200,7 @@ def run_job(folder: str, number: int) -> None:
             write(job, {"status": "running", **process})
         with _output_to(place / f"jobs/{number}.log"), _asked_to_stop(place / STOP):
             _settle(plan)
-            jobs = looked_at([run_config(plan["jobs"][job]) for job in unit])
+            jobs = looked_at([run_config(up_to_date(plan["jobs"][job], Path(folder) / PLAN)) for job in unit])
             attempt_unit(unit, jobs, lambda job, run: write(job, {"status": "running", **process, "run": run}), ended)
     except Exception as error:  # the folder isn't here, or can't be written
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}

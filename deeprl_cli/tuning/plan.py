@@ -17,6 +17,7 @@ from deeprl_cli.config.ranges import domain as domain_of
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.plugins.files import short
 from deeprl_cli.runs.folder import atomic_write, slug
+from deeprl_cli.schema import format as run_format
 from deeprl_cli.schema.domain import Domain
 from deeprl_cli.schema.members import kind, own_keys
 from deeprl_cli.schema.run import RunConfig
@@ -131,8 +132,8 @@ class Plan:
             "words": self.words,
             "settings": to_plain(self.settings),
             "ranges": {one.key: one.typed for one in self.domains},
-            "typed": self.typed,
-            "trial": self.trial,
+            "typed": {run_format.KEY: run_format.FORMAT, **self.typed},
+            "trial": {run_format.KEY: run_format.FORMAT, **self.trial},
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +235,8 @@ def read(folder: Path, changes: Mapping[str, Any] | None = None) -> Plan:
             raise UserError(f"{path}: of format {record['format']}, this deeprl reads {FORMAT}: upgrade deeprl-cli")
         domains = [domain_of(parse_one(f"{key}={text}")) for key, text in record["ranges"].items()]
         own = build(TuneConfig, {**defaults(), **record["settings"], **(changes or {})})
-        return Plan(folder, list(record["words"]), own, domains, record["typed"], record["trial"])
+        typed, trial = (run_format.up_to_date(record[name], path) for name in ("typed", "trial"))
+        return Plan(folder, list(record["words"]), own, domains, typed, trial)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or not there: no study can go on from it") from error
 

@@ -17,7 +17,8 @@ import pytest
 from deeprl_cli.envs import asynchronous
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.errors import UserError
-from tests.envs.conftest import Probe, config
+from tests.envs.conftest import config
+from tests.envs.probes import Probe
 
 ROOT = Path(__file__).parent.parent.parent
 

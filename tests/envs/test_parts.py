@@ -11,7 +11,8 @@ from gymnasium import spaces
 from deeprl_cli.api.runs import load
 from deeprl_cli.commands.resume import resume
 from deeprl_cli.config.compose import load_config
-from deeprl_cli.envs.make import make_single_env
+from deeprl_cli.envs.make import env_spec, make_single_env
+from deeprl_cli.errors import ConfigError
 from deeprl_cli.nets.build import NetworkFactory, resolve_name
 from deeprl_cli.nets.modules import Convolutions, Joined
 from deeprl_cli.rl.normalisers import RunningStatistics
@@ -97,6 +98,17 @@ def test_the_network_reads_each_image_by_convolutions_and_the_rest_as_it_is():
     rest = [np.concatenate([one["goal"], np.eye(3)[one["turn"]]]) for one in (first, second)]
     expected = torch.cat([camera(both)[0], board(maps)[0], torch.from_numpy(np.concatenate(rest)).float()])
     torch.testing.assert_close(got[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["dict", "floats"])
+def test_where_the_channels_are_can_be_said(kind):
+    """Where it can't be seen by the shape, or is seen wrongly: in a Dict, of floats, and stacked."""
+    for channels, last in (("first", False), ("last", True)):
+        for stack in (1, 2):
+            space = space_of(kind, f"env.channels={channels}", f"env.frame_stack={stack}")
+            assert space.pictures[0].channels_last == last
+    with pytest.raises(ConfigError, match=r"env\.channels=last: env\.backend=native says by itself"):
+        env_spec(config(kind, "env.channels=last", "env.backend=native").env)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 1), (8, 8, 3), (7, 35, 2)])

@@ -221,7 +221,7 @@ def test_exception_in_a_worker_arrives_whole(opened):
     env = opened(make_vector_env(config("test/Probe-v0", "async", fail_at=2), [8], 2, training=True))
     env.reset()
     env.step(np.zeros((2, 2), np.float32))
-    with pytest.raises(RuntimeError, match=r"(?s)environment 0 of seed 8.*Traceback.*conftest.*the physics blew up"):
+    with pytest.raises(RuntimeError, match=r"(?s)environment 0 of seed 8.*Traceback.*probes.*the physics blew up"):
         env.step(np.zeros((2, 2), np.float32))
 
 
