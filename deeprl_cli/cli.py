@@ -16,33 +16,34 @@ HELP = """\
 deeprl: deep reinforcement learning from the command line.
 
 First steps:
-  1. deeprl train algo=ppo env=CartPole-v1    train, for about a minute; it ends with where the run is kept
-  2. deeprl eval latest                       what the trained policy earns, in fresh episodes
-  3. deeprl plot latest                       its learning curve as a picture
+  1. deeprl train algo=ppo env=CartPole-v1  train; this takes about a minute
+  2. deeprl eval latest                     the return of the trained policy
+  3. deeprl plot latest                     its learning curve as a picture
   (if something doesn't work: deeprl doctor)
 
 Verbs:
-  deeprl train algo=sac env=Pendulum-v1       train; any gymnasium id, any key=value
-  deeprl train -m algo=ppo,dqn seed=0,1,2     train one run for each combination
-  deeprl resume RUN                           continue a run that was stopped, or train it further
-  deeprl verify RUN                           train it again, and check that the numbers are the same
-  deeprl eval RUN…                            play the trained policy: what does it earn? Several runs make a table
-  deeprl watch RUN                            see it play, in a window or in your browser
-  deeprl export RUN --to onnx|torch           the policy as one file, which plays without deeprl and without torch
-  deeprl plot runs/ppo runs/a2c               draw learning curves, with intervals over seeds
-  deeprl report RUN                           one HTML file that shows a run, a sweep or a suite to others
-  deeprl list runs                            your runs: status, steps, return
-  deeprl compare runs/a --against runs/b      do they differ, and how sure is that?
-  deeprl sweep runs/sweeps/<time>             which setting of a sweep is best, and how sure is that?
-  deeprl tune algo=ppo env=CartPole-v1        search hyper-parameters; the best beside the defaults
-  deeprl bench classic                        train a suite, and compare its returns with bars
-  deeprl list algos|envs|networks|hardware    what you can choose from
-  deeprl new algorithm my_algo                an algorithm of your own: its file, its values, a test
-  deeprl check-algorithm ./my_algo.py         does it hold to what deeprl relies on?
-  deeprl doctor                               what this machine has, what is broken, and what mends it
-  tensorboard --logdir runs                   look at the curves in your browser
+  deeprl train algo=sac env=Pendulum-v1     train; any gymnasium id, any key=value
+  deeprl train -m algo=ppo,dqn seed=0,1,2   train a run for each combination
+  deeprl resume RUN                         continue a run, or train it further
+  deeprl verify RUN                         train it again: the same numbers?
+  deeprl eval RUN…                          play the policy; a table of several
+  deeprl watch RUN                          see it play, in a window or browser
+  deeprl export RUN --to onnx|torch         the policy as one file, without deeprl
+  deeprl plot runs/ppo runs/a2c             learning curves, with intervals
+  deeprl report RUN                         one HTML file to show to others
+  deeprl list runs                          your runs: status, steps, return
+  deeprl compare runs/a --against runs/b    do they differ, and how sure is that?
+  deeprl sweep runs/sweeps/<time>           the best setting, and how sure that is
+  deeprl tune algo=ppo env=CartPole-v1      search hyper-parameters
+  deeprl bench classic                      train a suite; compare it with bars
+  deeprl list algos|envs|networks|hardware  what you can choose from
+  deeprl new algorithm my_algo              files for an algorithm of your own
+  deeprl check-algorithm ./my_algo.py       does it do what deeprl relies on?
+  deeprl doctor                             what this machine has; what is broken
+  tensorboard --logdir runs                 all curves in your browser
 
-RUN is a run's folder (runs/<algo>/<env>/<time>), its name or a part of it, or latest.
+RUN is a run's folder (runs/<algo>/<env>/<time>), its name, a part of either, or
+latest.
 `deeprl <verb> --help` says more; `deeprl --version` prints the version.
 Shell completion: eval "$(deeprl train -sc install=bash)"  (or zsh, fish)
 """

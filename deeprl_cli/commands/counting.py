@@ -12,6 +12,22 @@ _AGAIN = 0.2  # seconds between two updates
 
 
 @contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows `what …` on standard error while this lasts, if that is a terminal."""
+    stream = sys.stderr
+    shown = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if shown:
+        stream.write(f"{what} …")
+        stream.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            stream.write("\r\x1b[K")
+            stream.flush()
+
+
+@contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function that takes (done, total) and shows `what: 40 of 100` on standard error, in a line that is erased at
     the end. If standard error is no terminal, it shows nothing."""

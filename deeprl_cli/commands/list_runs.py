@@ -13,6 +13,8 @@ from deeprl_cli.errors import UserError, warn
 SORTS = ("age", "return", "name", "algo", "env", "status", "steps")
 _STYLES = {"running": "cyan", "finished": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
 _PIPED_WIDTH = 160  # columns where there is no terminal to ask
+_COLUMNS = ("status", "name", "algo", "env", "seeds", "steps", "return", "age", "run")
+_SPARED = ("seeds", "age", "algo", "name", "env", "steps")  # left out, one by one, where a terminal is too narrow
 
 
 def list_runs(filter_text: str, *, sort: str = "age", as_json: bool = False, root: Path = Path("runs")) -> None:
@@ -60,20 +62,25 @@ def _show(runs: Sequence[Mapping[str, Any]], root: Path) -> None:
 
     stream = sys.stdout
     console = Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("status", "name", "algo", "env"):
-        table.add_column(title, overflow="fold")
-    for title in ("seeds", "steps", "return", "age"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("run", overflow="fold", ratio=1)
+    columns: dict[str, list[Text]] = {title: [] for title in _COLUMNS}
     for one in runs:
         name = " ".join([one["name"] or "", *(f"#{tag}" for tag in one["tags"])]).strip()
-        words = [
-            Text(_status(one), _STYLES.get(one["status"], "")),
-            *map(Text, (name, str(one["algo"]), str(one["env"]))),
-        ]
         numbers = [str(one["seeds"]), _steps(one), number(one["return"]), age(one["age"])]
-        table.add_row(*words, *numbers, Text(str(Path(one["run"]).relative_to(root))))
+        row = [name, str(one["algo"]), str(one["env"]), *numbers, str(Path(one["run"]).relative_to(root))]
+        for title, cell in zip(
+            _COLUMNS, [Text(_status(one), _STYLES.get(one["status"], "")), *map(Text, row)], strict=True
+        ):
+            columns[title].append(cell)
+    for title in _SPARED:
+        if sum(max(len(title), *map(len, cells)) + 2 for title, cells in columns.items()) <= console.width + 2:
+            break
+        del columns[title]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in columns:
+        right = title in ("seeds", "steps", "return", "age")
+        table.add_column(title, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     console.print(table)
 
 

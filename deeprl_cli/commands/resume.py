@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.commands.counting import waiting
 from deeprl_cli.config.slips import refuse_twice
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes.waiting import wait_politely
@@ -55,21 +56,22 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
     path = find(path)
     find_run(path)  # a mistyped folder is refused before torch is loaded
 
-    from deeprl_cli.config.changes import changed
-    from deeprl_cli.processes import ranks
-    from deeprl_cli.processes.hardware import kept
-    from deeprl_cli.processes.signals import began
-    from deeprl_cli.runs.checkpoint import newest_checkpoint
-    from deeprl_cli.runs.folder import read_config, rewrite_config
-    from deeprl_cli.runs.group_record import goes_on_alone
-    from deeprl_cli.runs.lock import locked
-    from deeprl_cli.runs.machine import others_than
-    from deeprl_cli.runs.reading import check_trust, read_run
-    from deeprl_cli.training.assemble import resolved_hardware
-    from deeprl_cli.training.launch import counted, in_rank, launch, launched, membership, parallel, restarts
-    from deeprl_cli.training.preflight import preflight
-    from deeprl_cli.training.run import carry_out
-    from deeprl_cli.training.stopping import ended_by, release
+    with waiting("loading torch"):
+        from deeprl_cli.config.changes import changed
+        from deeprl_cli.processes import ranks
+        from deeprl_cli.processes.hardware import kept
+        from deeprl_cli.processes.signals import began
+        from deeprl_cli.runs.checkpoint import newest_checkpoint
+        from deeprl_cli.runs.folder import read_config, rewrite_config
+        from deeprl_cli.runs.group_record import goes_on_alone
+        from deeprl_cli.runs.lock import locked
+        from deeprl_cli.runs.machine import others_than
+        from deeprl_cli.runs.reading import check_trust, read_run
+        from deeprl_cli.training.assemble import resolved_hardware
+        from deeprl_cli.training.launch import counted, in_rank, launch, launched, membership, parallel, restarts
+        from deeprl_cli.training.preflight import preflight
+        from deeprl_cli.training.run import carry_out
+        from deeprl_cli.training.stopping import ended_by, release
 
     start = began()
     run, before = read_run(path, trust)

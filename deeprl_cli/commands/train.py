@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deeprl_cli.commands.arguments import Parser
+from deeprl_cli.commands.counting import waiting
 from deeprl_cli.config.slips import refuse_twice, without_dashes
 from deeprl_cli.errors import UserError, nearest
 from deeprl_cli.processes.waiting import wait_politely
@@ -110,8 +111,9 @@ def _train(overrides: Sequence[str]) -> int:
     wait_politely()
     cfg, seen = _configuration(overrides)
 
-    from deeprl_cli.training.launch import run_before_restart
-    from deeprl_cli.training.run import train
+    with waiting("loading torch"):
+        from deeprl_cli.training.launch import run_before_restart
+        from deeprl_cli.training.run import train
 
     interrupted = run_before_restart(cfg)
     if interrupted is None:
@@ -130,7 +132,8 @@ def _configuration(overrides: Sequence[str]) -> tuple[RunConfig, Look]:
 
     values = early_values(overrides)
     seen = early_look(values)
-    return build_run_config(values), seen
+    with waiting("loading torch"):
+        return build_run_config(values), seen
 
 
 def _check(overrides: Sequence[str]) -> int:

@@ -235,7 +235,7 @@ class ReplayedVectorEnv(VectorEnv):
         for index in parted:
             exceptions.append(
                 f"{self._where(index)}: its actions led elsewhere than before, as its dynamics depend on more than the "
-                "reset seed: it starts a fresh episode, and the run won't be what it would have been"
+                "reset seed: it starts a fresh episode, so the run will differ from one that was never stopped"
             )
             self._begin(index)
         restored |= self._replay({index: (self._seed(index), recorded[:0]) for index in parted}) if parted else {}

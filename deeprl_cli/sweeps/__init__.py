@@ -1,4 +1,4 @@
-"""Many runs from one command (`deeprl train -m`): checked, run here or side by side, kept on record, put in a table.
+"""Many runs from one command (`deeprl train -m`): checked, run here or side by side, recorded, and shown as a table.
 
-How one run trains is the matter of `training/`.
+How one run trains is in `training/`.
 """

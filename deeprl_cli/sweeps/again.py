@@ -1,4 +1,4 @@
-"""`deeprl resume SWEEP`: what isn't done of a stacked sweep goes on, each group as one, in this process."""
+"""`deeprl resume SWEEP`: continues what isn't done of a stacked sweep, each group together, in this process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resume_sweep(folder: Path, resume_run: Callable[[Path], object], *, trust: b
     jobs, plan = read_jobs(folder), read_plan(folder)
     open_units = [unit for unit in plan["units"] if going(unit, jobs)]
     if not open_units:
-        raise UserError(f"{folder}: has no run that could go on")
+        raise UserError(f"{folder}: no run of it can go on")
     code = 0
     with locked(folder):
         record = Record.again(folder, [number for unit in open_units for number in going(unit, jobs)])
@@ -47,7 +47,7 @@ def resume_sweep(folder: Path, resume_run: Callable[[Path], object], *, trust: b
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """Raises UserError where the sweep has none."""
+    """Raises UserError if the sweep has none."""
     try:
         plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if not plan.get("units"):
@@ -55,7 +55,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
         plan["jobs"] = [up_to_date(job, folder / PLAN) for job in plan["jobs"]]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder}: this sweep wasn't stacked, so its runs go on one by one: deeprl resume RUN"
+            f"{folder}: this sweep wasn't stacked, so resume its runs one by one: deeprl resume RUN"
         ) from error
     return plan
 
@@ -66,7 +66,7 @@ def going(unit: Sequence[int], jobs: Sequence[dict[str, Any]]) -> list[int]:
     failed = [number for number in unit if _failed(jobs[number])]
     if len(failed) == len(unit):
         return list(unit)
-    failed += [number for number in unit if _said(jobs[number], "finished")]  # and the sweep didn't live to hear it
+    failed += [number for number in unit if _said(jobs[number], "finished")]  # and the sweep ended before it knew
     parted = [number for number in unit if len(unit) > 1 and alone_from(Path(jobs[number].get("run", ""))) is not None]
     return [number for number in unit if number not in (*failed, *parted) and jobs[number]["status"] != "done"]
 
@@ -76,7 +76,7 @@ def _failed(job: dict[str, Any]) -> bool:
 
 
 def _said(job: dict[str, Any], status: str) -> bool:
-    """By its own last words: a process that was killed has written none."""
+    """By its summary. (A process that was killed has written none.)"""
     try:
         return bool(read_summary(Path(job.get("run", "")))["status"] == status)
     except (UserError, LookupError):

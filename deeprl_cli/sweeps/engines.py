@@ -1,7 +1,7 @@
 """What runs the jobs of a sweep side by side: joblib, submitit (this machine or Slurm) and Ray.
 
-An engine calls `work(number)` in another process for each job. What becomes of a job its own process writes down
-(`job.py`); an engine tells only why one ended that couldn't. Options: `configs/hydra/launcher/<name>.yaml`.
+An engine calls `work(number)` in another process for each job. That process writes down what became of the job
+(`job.py`). Only if it couldn't, the engine says why the process ended. Options: `configs/hydra/launcher/<name>.yaml`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.processes.cores import available_cores
 from deeprl_cli.schema.typed import NonNegativeFloat, PositiveFloat, PositiveInt, build
 
-POLL = 0.2  # seconds between looks at what runs
-OBJECT_STORE = 100_000_000  # bytes that Ray takes for objects; jobs share none
-YEAR = 525_600  # minutes: submitit must have some limit
+POLL = 0.2  # seconds between checks of what is running
+OBJECT_STORE = 100_000_000  # bytes that Ray reserves for objects; jobs share none
+YEAR = 525_600  # minutes; submitit needs some limit
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class Jobs:
     folder: Path
 
 
-Ended = tuple[int, str]  # the job's number, and why it ended if it couldn't say so itself
+Ended = tuple[int, str]  # the job's number, and why its process ended if it couldn't write that itself
 
 
 class Engine(ABC):
     @abstractmethod
     def cores(self, count: int) -> int | None:
-        """The cores of each of `count` jobs; None where the machine that runs it tells."""
+        """The cores of each of `count` jobs; None if the machine that runs it decides."""
 
     @abstractmethod
     def run(self, jobs: Jobs) -> Iterator[Ended]:
-        """Run all that wait; returns when none runs any more. Raises UserError where the engine can't be had."""
+        """Run all waiting jobs; returns when all have ended. Raises UserError if the engine can't be used."""
 
     def hides_gpus(self) -> str:
-        """The option that gives jobs a GPU, where they see none without it."""
+        """The option that gives jobs a GPU, if they see none without it."""
         return ""
 
 
@@ -83,11 +83,11 @@ class Joblib(Engine):
 
     def __post_init__(self) -> None:
         if self.n_jobs == 0:
-            raise ConfigError("hydra.launcher.n_jobs=0: must be a number of processes, or -1: as many as cores")
+            raise ConfigError("hydra.launcher.n_jobs=0: must be a number of processes, or -1 for as many as cores")
 
 
 def _how(code: int) -> str:
-    """Why a process ended that ended so; "" where it came to its end."""
+    """Why a process with this exit code ended; "" for an ordinary end."""
     if code >= 0:
         return "" if code == 0 else f"its process ended with exit code {code}"
     memory = ": out of memory is the usual cause" if code == -signal.SIGKILL else ""
@@ -141,7 +141,9 @@ class SubmititSlurm(Engine):
 
     def __post_init__(self) -> None:
         if shutil.which("srun") is None or shutil.which("sbatch") is None:
-            raise ConfigError("hydra/launcher=submitit_slurm: no sbatch and srun here: start the sweep where they are")
+            raise ConfigError(
+                "hydra/launcher=submitit_slurm: no sbatch and srun here: start the sweep on a machine with them"
+            )
 
     def cores(self, count: int) -> int | None:
         return self.cpus_per_task
@@ -171,14 +173,14 @@ class SubmititSlurm(Engine):
 
 
 def _submitit_cause(job: Any) -> str:
-    """Why a job ended without a result, as far as it is known; "" where it has one."""
+    """Why a job ended without a result, as far as known; "" if it has one."""
     with contextlib.suppress(Exception):  # a log or a pickle that was never written
         if job.exception() is None:
             return ""
     lines: list[str] = []
     with contextlib.suppress(Exception):
         lines = (job.stderr() or "").strip().splitlines()
-    return f"its process ended without a word ({job.state})" if not lines else lines[-1].strip()
+    return f"its process ended without saying why ({job.state})" if not lines else lines[-1].strip()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -212,7 +214,7 @@ class Ray(Engine):
         return "" if self.ray.remote.num_gpus else "hydra.launcher.ray.remote.num_gpus=1"
 
     def run(self, jobs: Jobs) -> Iterator[Ended]:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that you train
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # switch off Ray's usage statistics
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
@@ -257,7 +259,7 @@ def installed(package: str) -> bool:
 
 
 def make_engine(name: str, options: Mapping[str, Any]) -> Engine:
-    """The engine of `hydra/launcher=<name>`. Raises ConfigError where its package is missing, or an option is wrong."""
+    """The engine of `hydra/launcher=<name>`. Raises ConfigError if its package is missing, or an option is wrong."""
     kind, package, extra = ENGINES[name]
     if not installed(package):
         raise ConfigError(f"hydra/launcher={name} needs {package}: pip install 'deeprl-cli[{extra}]'")

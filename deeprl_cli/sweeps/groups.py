@@ -1,4 +1,4 @@
-"""Which jobs of a sweep can train as one: those that differ only in values that members may have of their own."""
+"""Which jobs of a sweep can train together: those that differ only in values that each member may have for itself."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from deeprl_cli.schema.run import MultiprocessConfig, ReplayConfig, RolloutConfi
 from deeprl_cli.schema.typed import to_plain
 
 Job = tuple[RunConfig, Look]
-TAKEN = 0.7  # of the memory that is free
+TAKEN = 0.7  # share of the free memory that is used
 COPIES = 6  # of a member's weights and optimiser: gradients, and what computing them takes
-TYPICAL_LENGTH = 512  # steps kept of an episode, where nothing bounds them
+TYPICAL_LENGTH = 512  # steps assumed for an episode without a limit
 
 
 def grouped(jobs: Sequence[Job], *, at_a_time: int = 1, most: int | None = None) -> list[list[int]]:
@@ -37,7 +37,7 @@ def grouped(jobs: Sequence[Job], *, at_a_time: int = 1, most: int | None = None)
 
 
 def structure(cfg: RunConfig) -> str:
-    """All that members must have in common."""
+    """Everything that members must have in common."""
     plain = to_plain(cfg)
     for key in ("seed", "seeds", "run_dir", "name", "tags", "typed"):
         del plain[key]
@@ -62,7 +62,7 @@ def same_to_an_algorithm(one: Look, other: Look) -> bool:
 
 
 def split(group: list[int], jobs: Sequence[Job], at_a_time: int, most: int | None) -> list[list[int]]:
-    """Parts of a group of at most so many members as there is room for; as equal as can be."""
+    """Split a group into parts that fit into memory, as equal as possible."""
     if len(group) == 1:
         return [group]
     cfg, look = jobs[group[0]]
@@ -86,7 +86,7 @@ def split(group: list[int], jobs: Sequence[Job], at_a_time: int, most: int | Non
 
 
 def member_bytes(cfg: RunConfig, look: Look) -> int:
-    """Memory that one member takes, about: its networks and optimisers, and what it learns from."""
+    """Roughly the memory of one member: its networks and optimisers, and the data that it learns from."""
     alone = dataclasses.replace(cfg, seeds=1)
     state = make_policy(alone, look.spec).state_dict().values()
     networks: int = COPIES * sum(value.numel() * value.element_size() for value in state if hasattr(value, "numel"))

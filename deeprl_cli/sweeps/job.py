@@ -1,11 +1,11 @@
-"""One job of a sweep: training it, whatever comes; and, where jobs run side by side, in a process of its own.
+"""One job of a sweep: trains it whatever happens; if jobs run side by side, in a process of its own.
 
-Such a process knows the sweep's folder alone, on a disk that it shares with the program that started the sweep:
+Such a process only knows the sweep's folder, on a disk that it shares with the program that started the sweep:
 
     jobs/plan.json   the configurations, checked; where the sweep was started
-    jobs/<n>.json    what has become of job n
+    jobs/<n>.json    what became of job n
     jobs/<n>.log     what it printed
-    jobs/stop        no further job begins, and those that run come to an end
+    jobs/stop        if it exists, no further job begins, and running ones stop
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _told_of_all(
     for number, run in enumerate(runs):
         if number not in over:
             ended(number, {**left(run, began), **outcome})
-            outcome.pop("traceback", None)  # of all of them, once
+            outcome.pop("traceback", None)  # once for all of them
     return outcome
 
 
@@ -124,7 +124,7 @@ def attempt_unit(
 
 
 def outcome_of(work: Callable[[], object]) -> Outcome:
-    """`status`, and what belongs to it, of work that trains."""
+    """`status` of a training, and what belongs to it."""
     try:
         work()
         return {"status": "done"}
@@ -147,7 +147,7 @@ def failure(error: Exception) -> Outcome:
 def left(run: str, began: float) -> Outcome:
     """The folder of a run that has ended, if it has left one, and what its summary says."""
     with contextlib.suppress(OSError):
-        Path(run or ".").rmdir()  # still empty: it failed before it began
+        Path(run or ".").rmdir()  # still empty: it failed before it started
     if not run or not Path(run).is_dir():
         return {"run": "", "seconds": round(time.monotonic() - began, 1)}
     return {"run": run, "seconds": round(time.monotonic() - began, 1), **results(Path(run))}
@@ -168,7 +168,7 @@ def write_plan(
         "group": os.getpgrp() if hasattr(os, "getpgrp") else None,
         "host": socket.gethostname(),
         "cores": share,
-        "openmp": "OMP_NUM_THREADS" not in os.environ,  # what the user has set stays
+        "openmp": "OMP_NUM_THREADS" not in os.environ,  # keep what the user has set
         "jobs": [{KEY: FORMAT, **to_plain(cfg)} for cfg in configs],
         "units": [list(unit) for unit in units],
     }
@@ -212,7 +212,7 @@ def run_job(folder: str, number: int) -> None:
 
 
 def looked_at(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, Look | None]]:
-    """Several that train as one are preflighted here, each environment looked at once; one alone does that itself."""
+    """Jobs that train together are preflighted here, with one look at each environment. A job alone does so itself."""
     if len(configs) == 1:
         return [(configs[0], None)]
     from deeprl_cli.training.preflight import preflight
@@ -232,7 +232,7 @@ def command(folder: str, number: int) -> list[str]:
 
 
 def _settle(plan: dict[str, Any]) -> None:
-    """Be where the sweep was started, see the modules it saw, and have a share of the cores; before torch is loaded."""
+    """Take the sweep's working directory, import path, and a share of the cores, before torch is loaded."""
     os.chdir(plan["directory"])
     sys.path += [entry for entry in plan["path"] if entry not in sys.path]
     if plan["cores"] is not None:
@@ -256,7 +256,7 @@ def _lead_a_group(plan: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """What is printed goes to the file, that of libraries and of processes started here included."""
+    """Everything that is printed goes to the file, also from libraries and from processes started here."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -304,7 +304,7 @@ def _asked_to_stop(marker: Path) -> Iterator[None]:
 
 
 def _write(path: Path, outcome: Outcome) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the engine tells that it ended
+    with contextlib.suppress(OSError):  # a full disk: the engine will say that the process ended
         atomic_write(path, json.dumps(outcome).encode())
 
 

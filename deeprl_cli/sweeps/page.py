@@ -21,12 +21,12 @@ from deeprl_cli.runs.sweep_folder import SweepRecord, pairs, read_sweep, run_of,
 from deeprl_cli.sweeps.ranking import BEST, HIGHEST, SAME, Row, answer, keys_of, ranked
 from deeprl_cli.sweeps.table import failures, progress
 
-LINES = 6  # settings whose curves are drawn: more can't be told apart
+LINES = 6  # settings whose curves are drawn; more could not be told apart
 SHOWN = 24  # settings drawn with their interval
 
 
 def sweep_page(folder: Path) -> Page:
-    """Raises UserError where `folder` holds no sweep, or it is damaged."""
+    """Raises UserError if `folder` holds no sweep, or it is damaged."""
     sweep = read_sweep(folder)
     rows = ranked(sweep.jobs)
     counts = Counter(job["status"] for job in sweep.jobs)
@@ -75,7 +75,10 @@ def _returns(rows: list[Row]) -> list[Block]:
         figures.append(Figure(env or "Returns", chart.intervals(told, "return of the last policy: IQM, 95% interval")))
     if not figures:
         return []
-    return [Figures(figures), Text("Grey: less than the best, beyond chance; in the best's colour: perhaps as good.")]
+    return [
+        Figures(figures),
+        Text("Grey: worse than the best, and not by chance. In the colour of the best: perhaps as good."),
+    ]
 
 
 def _table(sweep: SweepRecord, rows: list[Row]) -> Table:
@@ -109,7 +112,7 @@ def _curves(folder: Path, rows: list[Row]) -> list[Block]:
     if not figures:
         return []
     first = f"The first {LINES} settings of the table. " if more else ""
-    return [Figures(figures), Text(f"{first}Interquartile mean over seeds, shaded its 95% bootstrap interval.")]
+    return [Figures(figures), Text(f"{first}Interquartile mean over seeds; shaded: its 95% bootstrap interval.")]
 
 
 def _seeds(folder: Path, row: Row) -> list[SeedCurve]:
@@ -117,7 +120,7 @@ def _seeds(folder: Path, row: Row) -> list[SeedCurve]:
     for job in row.setting.jobs:
         place = run_of(folder, job)
         for table in sorted(place.glob("seed_*/metrics.csv")) if place is not None else []:
-            with suppress(UserError):  # one damaged table doesn't keep the others from being seen
+            with suppress(UserError):  # the other curves are shown even if one file is damaged
                 found.append(read_metric(table, RETURNS[0])[1])
     return found
 
@@ -143,7 +146,7 @@ def _commands(folder: Path, sweep: SweepRecord) -> list[tuple[str, str]]:
     again = [(f"deeprl train -m {every}", "Train all combinations of its values again:")] if every else []
     return [
         *again,
-        (f"deeprl sweep {name}", "The table, as it is now:"),
-        (f"deeprl eval {name}", "Play the best setting in episodes that chose nothing:"),
+        (f"deeprl sweep {name}", "The table as it is now:"),
+        (f"deeprl eval {name}", "Play the best setting on fresh episodes:"),
         (f"deeprl plot {name}", "Its curves and returns as pictures:"),
     ]

@@ -1,4 +1,4 @@
-"""Jobs of a sweep side by side: followed by their files, asked to stop together, and none of them left behind."""
+"""Runs jobs of a sweep side by side: follows their files, stops them together, and leaves none behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deeprl_cli.sweeps.engines import Engine, Jobs
 from deeprl_cli.sweeps.job import STOP, command, run_job, write_plan
 from deeprl_cli.sweeps.record import Record
 
-LOOK = 0.3  # seconds between looks at the jobs' files
+LOOK = 0.3  # seconds between checks of the jobs' files
 LATE = 10.0  # seconds that a file may take to be seen, from the machine of a job that has just ended to this one
 PATIENCE = 60.0  # seconds that jobs asked to stop have for their last checkpoint
 
@@ -40,7 +40,7 @@ def run_side_by_side(
             for number, cause in engine.run(jobs):
                 follower.engine_says(number, cause)
         except Exception:
-            if not follower.stopping():  # what was asked to stop, or killed, may end in any way
+            if not follower.stopping():  # a job that was asked to stop, or killed, may end in any way
                 raise
         finally:
             follower.end_all()
@@ -54,7 +54,7 @@ class Process(NamedTuple):
     leads: bool
 
     def alive(self) -> bool:
-        """Whether it still does something: one that has ended, and nobody has waited for yet, does not."""
+        """Whether it is still running. A zombie is not."""
         if Path("/proc/self").exists():
             try:
                 stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
@@ -73,11 +73,11 @@ class Process(NamedTuple):
 
 
 class Follower:
-    """Tells the record what the jobs' files say, and the jobs when to stop."""
+    """Passes on what the jobs' files say to the record, and tells the jobs when to stop."""
 
     def __init__(self, folder: Path, record: Record, units: Sequence[Sequence[int]]) -> None:
         self.folder, self.record = folder, record
-        self.units = {unit[0]: unit for unit in units}  # what an engine runs, by the number it knows it by
+        self.units = {unit[0]: unit for unit in units}  # what an engine runs, by the number under which it knows it
         self.received: int | None = None
         self._asked_at = 0.0
         self._over = threading.Event()
@@ -91,7 +91,7 @@ class Follower:
         return self.received is not None
 
     def engine_says(self, number: int, cause: str) -> None:
-        """A job has ended: its file says how, or else its engine why."""
+        """A job has ended: its file says how, or else its engine says why."""
         end = time.monotonic() + (0 if cause or self.stopping() else LATE)
         self.look()
         unit = self.units[number]
@@ -103,7 +103,7 @@ class Follower:
             if process is not None and not process.alive():
                 process.kill()  # what it has started, if anything is left of that
             if not self.stopping():
-                self.record.ended(job, {"status": "failed", "error": cause or "it ended without a word"})
+                self.record.ended(job, {"status": "failed", "error": cause or "it ended without saying why"})
             elif self.record.jobs[job]["status"] == "running":
                 self.record.ended(job, {"status": "stopped"})
 
@@ -142,7 +142,7 @@ class Follower:
                     self.kill()
 
         thread = threading.Thread(target=follow, daemon=True)
-        with _sigint_blocked():  # what is started from here doesn't get the terminal's Ctrl-C: jobs are told by us
+        with _sigint_blocked():  # processes started here don't get the terminal's Ctrl-C; we tell the jobs
             thread.start()
             try:
                 yield
@@ -177,7 +177,7 @@ class Follower:
         (self.folder / STOP).touch()
 
     def end_all(self) -> None:
-        """No job of this machine runs when this returns; whatever the engine has done, or left undone."""
+        """Make sure that no job on this machine is running when this returns, whatever the engine did."""
         self.look()
         with contextlib.suppress(OSError):
             (self.folder / STOP).touch()
@@ -191,7 +191,7 @@ class Follower:
             self.record.ended(number, {"status": "stopped"} if self.stopping() else gone)
 
     def kill(self) -> None:
-        """End the jobs of this machine, and what they have started, now."""
+        """Kill the jobs on this machine, and what they have started."""
         for job in list(self._processes.values()):
             job.kill()
 

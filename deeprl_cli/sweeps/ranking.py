@@ -1,4 +1,4 @@
-"""Which setting of a sweep is best, and how sure that is: seeds put together, settings compared, the answer in words.
+"""Which setting of a sweep is best, and how sure that is: puts seeds together, compares settings, and says it in words.
 
 A setting is what varies, other than the seed. Returns of different environments can't be compared, so each environment
 has a best of its own.
@@ -17,7 +17,7 @@ from deeprl_cli.reports.intervals import estimates
 from deeprl_cli.runs.sweep_folder import SEED, Job, Setting, pairs, settings, varying
 
 BEST, HIGHEST, SAME, UNKNOWN, LESS, NOTHING = "best", "highest", "≈ best", "?", "less", ""
-LEVEL = 0.05  # of error, over all comparisons with the best of an environment
+LEVEL = 0.05  # probability of error, over all comparisons with the best of an environment
 NAMED = 4  # settings named in a sentence before the rest is counted
 
 
@@ -90,8 +90,8 @@ def answer(rows: Sequence[Row], policy: str = "last") -> list[str]:
             lines += _sentences(block, policy)
     if any(row.verdict in (HIGHEST, UNKNOWN) for row in rows) and len(rows) > 1:
         lines.append(
-            "One seed of a setting says nothing about another seed: whether the highest is better or luckier can't be "
-            "known. seeds=5 trains five together in one process, for little more time (but for images)."
+            "Each setting had one seed, so nobody knows whether the highest is better or only luckier. seeds=5 trains "
+            "five seeds together in one process, which takes little longer (except with images)."
         )
     return lines
 
@@ -110,11 +110,13 @@ def _sentences(block: Sequence[Row], policy: str) -> list[str]:
         rest = f" and {len(same) - NAMED} more" if len(same) > NAMED else ""
         lines[0] += f"; can't be told apart from it: {names}{rest}"
         if any(row.seeds_needed for row in same):
-            lines.append("(in brackets: seeds of each that would tell, if they differ as much as it looks now)")
+            lines.append(
+                "(in brackets: how many seeds of each would show a difference, if it is as large as it looks now)"
+            )
         else:
-            lines.append(f"they hardly differ: {MOST_SEEDS:,} seeds of each wouldn't tell; take the cheapest")
+            lines.append(f"they hardly differ: {MOST_SEEDS:,} seeds of each would not show it; take the cheapest")
     elif less and len(less) == len(others):
-        lines[0] += f"; {'the other earns' if len(others) == 1 else 'all others earn'} less, beyond chance"
+        lines[0] += f"; {'the other earns' if len(others) == 1 else 'all others earn'} less, and not by chance"
     return lines
 
 
@@ -128,7 +130,7 @@ def best_of(rows: Sequence[Row]) -> list[Row]:
 
 
 def keys_of(jobs: Sequence[Job]) -> tuple[list[str], bool]:
-    """The keys that make settings, and whether the seed varies, too."""
+    """The keys that make settings, and whether the seed varies as well."""
     keys = varying(jobs)
     return [key for key in keys if key != SEED], SEED in keys
 

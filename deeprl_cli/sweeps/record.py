@@ -1,4 +1,4 @@
-"""What became of each job of a sweep: kept in `sweep.json`, told as it happens, put into a table in the end."""
+"""What became of each job of a sweep: kept in `sweep.json`, reported as it happens, shown as a table at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deeprl_cli.sweeps.job import Outcome
 
 
 class Record:
-    """What became of each job, kept in `sweep.json` and told as it happens: waiting, running, done, failed or stopped;
+    """What became of each job, kept in `sweep.json` and reported at once: waiting, running, done, failed or stopped;
     its run folder, return and time, or its error. More than one thread may write."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Record:
 
     @classmethod
     def again(cls, folder: Path, waiting: Sequence[int]) -> Record:
-        """That of a sweep which goes on, whose jobs `waiting` do. Raises UserError where it can't be read."""
+        """The record of a sweep that goes on with its jobs `waiting`. Raises UserError if it can't be read."""
         jobs = read_jobs(folder)
         record = cls(folder, [job["overrides"] for job in jobs], begun=jobs)
         for number in waiting:
@@ -53,7 +53,7 @@ class Record:
         return [number for number, job in enumerate(self.jobs) if job["status"] == status]
 
     def running(self, number: int, run: str = "") -> None:
-        """It has begun, in the folder `run` where that is known."""
+        """Job `number` has begun, in the folder `run` if that is known."""
         with self._lock:
             if self.jobs[number]["status"] == "waiting":
                 self.jobs[number] |= {"status": "running", **({"run": run} if run else {})}
@@ -61,7 +61,7 @@ class Record:
                 print(f"[{number + 1}/{len(self.jobs)}] {self.label(number)}", flush=True)
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """Take down what became of a job, once; a failure is told at once, and in full."""
+        """Record what became of a job, once. A failure is reported at once and in full."""
         with self._lock:
             job = self.jobs[number]
             if job["status"] not in ("waiting", "running"):
@@ -92,12 +92,12 @@ class Record:
         )
 
     def _save(self, path: Path, text: str) -> None:
-        """A disk that is full ends no run that could go on: it is told, once."""
+        """A full disk must not end runs that could go on. It is reported once."""
         try:
             atomic_write(path, text.encode())
         except OSError as error:
             if not self._unwritten:
-                print(f"deeprl: {path}: can't be written ({error.strerror}); the table below holds", file=sys.stderr)
+                print(f"deeprl: {path}: can't be written ({error.strerror}); the table below is right", file=sys.stderr)
             self._unwritten = True
 
 
@@ -109,5 +109,5 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
         if not all(isinstance(job["overrides"], list) and isinstance(job["status"], str) for job in jobs):
             raise ValueError("not the jobs of a sweep")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: damaged, or not there: no sweep can go on from it") from error
+        raise UserError(f"{path}: damaged or missing, so the sweep can't go on") from error
     return jobs

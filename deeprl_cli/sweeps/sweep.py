@@ -1,7 +1,7 @@
 """`deeprl train -m`: every combination of the values listed, all checked before the first one runs.
 
-A job that fails is reported at once and the others go on. `runs/sweeps/<time>/` says what became of each: `sweep.json`
-while they run, `sweep.csv` and `sweep.md` when none does any more. The run folders are inside, named by what varies.
+A job that fails is reported at once, and the others go on. `runs/sweeps/<time>/` says what became of each: `sweep.json`
+while they run, `sweep.csv` and `sweep.md` when all have ended. The run folders are inside, named by what varies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deeprl_cli.envs.look import Look
 
 HERE = "basic"  # Hydra's name for one job after the other, in this process
-STACKED = "stacked"  # the same of groups of jobs, each trained as one
+STACKED = "stacked"  # the same, with groups of jobs that train together
 SHOWN = 10  # refused jobs named before the rest is counted
 
 
@@ -65,13 +65,13 @@ def run_sweep(overrides: Sequence[str]) -> int:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Stacking:
-    """Whether jobs train as one where they can, and how many members at most (null: as many as fit)."""
+    """Whether jobs train together if they can, and how many members at most (null: as many as fit)."""
 
     wanted: bool
     members: PositiveInt | None
 
     def units(self, jobs: Sequence[tuple[RunConfig, Look]], engine: Engine | None) -> list[list[int]]:
-        """The numbers of the jobs that train together."""
+        """The numbers of the jobs that train together, group by group."""
         if not self.wanted:
             return [[number] for number in range(len(jobs))]
         from deeprl_cli.sweeps.groups import grouped
@@ -123,7 +123,7 @@ def check(sweep: Sweep, engine: Engine | None = None) -> list[tuple[RunConfig, L
             refused[number] = str(error)
     reasons = set(refused.values())
     if len(refused) == len(sweep.jobs) and len(reasons) == 1:
-        raise ConfigError(reasons.pop())  # what is wrong with all of them needs saying once
+        raise ConfigError(reasons.pop())  # the same fault in all of them is reported once
     if refused:
         lines = [f"{' '.join(sweep.jobs[number])}: {refused[number]}" for number in sorted(refused)[:SHOWN]]
         lines += [f"… and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
@@ -132,12 +132,12 @@ def check(sweep: Sweep, engine: Engine | None = None) -> list[tuple[RunConfig, L
     _check_folders([cfg for cfg, _ in jobs])
     gpu_option = engine.hides_gpus() if engine is not None else ""
     if gpu_option and any(device_of(cfg.hardware) == "cuda" for cfg, _ in jobs):
-        raise ConfigError(f"hardware=cuda: the launcher shows its jobs no GPU unless told to: give {gpu_option}")
+        raise ConfigError(f"hardware=cuda: this launcher's jobs see no GPU unless you ask for one: give {gpu_option}")
     return jobs
 
 
 def _on_any_machine(cfg: RunConfig) -> RunConfig:
-    """`cfg` without what only the machine that runs it can tell: whether there is a GPU."""
+    """`cfg` without its GPU: only the machine that runs it knows whether there is one."""
     if device_of(cfg.hardware) != "cuda":
         return cfg
     if isinstance(cfg.hardware, MultiprocessConfig):
@@ -149,7 +149,7 @@ def _check_folders(configs: Sequence[RunConfig]) -> None:
     folders = [run.run_dir for run in configs if run.run_dir is not None]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice is not None:
-        raise ConfigError(f"run_dir={twice} is one folder for {folders.count(twice)} runs: leave it out of a sweep")
+        raise ConfigError(f"run_dir={twice} would be one folder for {folders.count(twice)} runs: leave it out")
 
 
 def _placed(
@@ -172,7 +172,7 @@ def _placed(
 
 
 def _make_folder(wanted: Path) -> Path:
-    """`wanted`, or with `_2`, `_3`, … behind its name where a sweep started in the same second has it."""
+    """`wanted`, with `_2`, `_3`, … at its end if another sweep started in the same second."""
     attempt = 1
     while True:
         folder = wanted if attempt == 1 else wanted.with_name(f"{wanted.name}_{attempt}")
@@ -186,7 +186,7 @@ def _make_folder(wanted: Path) -> Path:
 
 
 def _run_here(jobs: Sequence[tuple[RunConfig, Look]], record: Record, units: Sequence[Sequence[int]]) -> int:
-    """One job or group after the other, in this process; the exit code of an interruption, which ends it all, or 0."""
+    """One job or group after the other, in this process. The exit code of an interruption, which ends all, or 0."""
     for unit in units:
         outcome = attempt_unit(unit, [jobs[number] for number in unit], record.running, record.ended)
         if outcome["status"] == "stopped":  # the run has written its checkpoint

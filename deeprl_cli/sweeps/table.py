@@ -1,4 +1,4 @@
-"""A sweep as a table, one row for each setting and the best first: on the screen, in `sweep.csv` and in `sweep.md`."""
+"""A sweep as a table, with a row for each setting and the best first: on the screen, in `sweep.csv` and `sweep.md`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from deeprl_cli.sweeps.ranking import BEST, HIGHEST, LESS, SAME, UNKNOWN, Row, a
 
 STYLES = {BEST: "bold green", HIGHEST: "green", SAME: "green", UNKNOWN: "yellow", LESS: "dim"}
 _ORDER = {"done": 0, "running": 1, "stopped": 1, "waiting": 2, "failed": 3}
-_PIPED_WIDTH = 160  # columns where there is no terminal to ask
-_NARROW = 120  # columns below which what the files have, too, is left out
-_FAILURES = 10  # named below the table before the rest is counted
+_PIPED_WIDTH = 160  # width without a terminal
+_NARROW = 120  # below this width, columns are left out; the files have them
+_FAILURES = 10  # failures that are named below the table; the rest is counted
 ESTIMATES = ("mean", "iqm", "low", "high")
 TITLES = ("return, IQM", "95% CI", "mean", "best policy, IQM", "95% CI", "mean")
 _LEAST = (2, 4, 5)  # of those, left out where it is narrow
@@ -42,7 +42,7 @@ def show(jobs: Sequence[Job], policy: str = "last") -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
-        # as Text: a value may hold what rich takes for markup
+        # as Text, because a value may contain what rich takes for markup
         values = [Text(shown(key, row.setting.values[key])) for key in names]
         numbers = [_seeds(row), *itertools.compress(_numbers(row), kept), clock(row.setting.seconds)]
         table.add_row(*values, *numbers, Text(_told(row), STYLES.get(row.verdict, "")))
@@ -68,7 +68,7 @@ def failures(jobs: Sequence[Job]) -> list[str]:
 
 
 def files(jobs: Sequence[Job], name: str) -> dict[str, str]:
-    """What a sweep called `name` leaves to be read: the files' names and texts."""
+    """The files that a sweep called `name` writes: names and texts."""
     return {"sweep.csv": as_csv(jobs), "sweep.md": as_markdown(jobs, name)}
 
 
@@ -113,7 +113,7 @@ def as_markdown(jobs: Sequence[Job], name: str) -> str:
 
 
 def as_json(jobs: Sequence[Job], policy: str = "last") -> dict[str, Any]:
-    """What the table says, for programs: settings in its order, numbers in full."""
+    """The table for programs: settings in the same order, all digits."""
     rows = ranked(jobs, policy)
     return {
         "jobs": dict(Counter(job["status"] for job in jobs)),
@@ -181,7 +181,7 @@ def _seeds(row: Row) -> str:
 
 
 def _told(row: Row) -> str:
-    """The verdict, and what isn't done."""
+    """The verdict, and how many seeds aren't done."""
     statuses = _statuses(row)
     return ", ".join(text for text in (row.verdict, "" if statuses == "done" else statuses) if text)
 

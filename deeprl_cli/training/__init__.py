@@ -1,4 +1,4 @@
-"""From a checked configuration to a finished run: the preflight, the parts, the loops, and the messages when it fails.
+"""From a checked configuration to a finished run: preflight, parts, loops, and messages when it fails.
 
-What an algorithm computes lives in `algos/`, what is on the disk in `runs/`.
+What an algorithm computes is in `algos/`, what is on the disk in `runs/`.
 """

@@ -38,7 +38,7 @@ TRAINERS: dict[str, type[Trainer]] = {
 
 
 def training_envs(cfg: RunConfig) -> VectorEnv:
-    """The environments a run, or this rank of it, learns in. Raises ConfigError."""
+    """The environments that a run, or this rank of it, learns in. Raises ConfigError."""
     group_size = cfg.algo.group_size if isinstance(cfg.algo, EpisodeConfig) else 1
     own = ranks.share_size(cfg.algo.num_envs)
     return make_vector_env(
@@ -54,30 +54,30 @@ def training_envs(cfg: RunConfig) -> VectorEnv:
 
 
 def resolved_hardware(cfg: RunConfig, spec: EnvSpec) -> hw.Hardware:
-    """What `auto` comes to, for ranks to be told."""
+    """What `auto` chooses, so that ranks can be told."""
     policy = make_policy(cfg, spec)
     return choose_hardware(cfg, policy)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a trainer is made of; `notes` are words for the user about where the weights came from."""
+    """What a trainer is made of. `notes` tell the user where the weights came from."""
 
     policy: Policy
     hardware: hw.Hardware
     envs: VectorEnv
-    evaluation_envs: VectorEnv | None  # of the one process that evaluates in training, where any does
+    evaluation_envs: VectorEnv | None  # for the one process that evaluates during training, if any
     notes: list[str]
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Close the environments."""
         for envs in (self.envs, self.evaluation_envs):
             if envs is not None:
                 envs.close()
 
 
 def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack: ExitStack, *, fresh: bool) -> Parts:
-    """Build the parts; `stack` closes the environments. `fresh` starts from `cfg.init_from` where it names a run."""
+    """Build the parts; `stack` closes the environments. If `fresh`, weights come from `cfg.init_from`, if given."""
     policy = make_policy(cfg, spec)
     source = find_source(cfg) if fresh else None
     notes = start_from(policy, cfg, source) if source is not None else []
@@ -97,7 +97,7 @@ def assemble(cfg: RunConfig, spec: EnvSpec, hardware: hw.Hardware | None, stack:
 
 @contextmanager
 def counted_out(cfg: RunConfig) -> Iterator[None]:
-    """Where there can't be as many environments as a run needs, say how many that is."""
+    """If a run needs more environments than can exist, say how many it needs."""
     try:
         yield
     except OneAtATimeError as error:
@@ -110,7 +110,7 @@ def counted_out(cfg: RunConfig) -> Iterator[None]:
 
 
 def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trainer, hw.GraphCompiler | None]:
-    """The trainer for the algorithm's loop, its graphs handed to the compiler where the hardware says so."""
+    """The trainer for the algorithm's loop; its graphs are compiled if the hardware says so."""
     loop = TRAINERS[get_algorithm(cfg.algo.name).loop_for(cfg.algo)] if workers_of(cfg) is None else AsynchronousTrainer
     trainer = loop(cfg, parts.policy, parts.envs, parts.evaluation_envs, parts.hardware, services)
     compiler = hw.GraphCompiler(trainer.compiling, say=services.progress.message) if parts.hardware.compile else None
@@ -120,7 +120,7 @@ def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trai
 
 
 def choose_hardware(cfg: RunConfig, policy: Policy) -> hw.Hardware:
-    """What `auto` comes to for this run, on this machine."""
+    """What `auto` chooses for this run on this machine."""
     shares = (cfg.hardware.ranks or 1) if isinstance(cfg.hardware, MultiprocessConfig) else 1
     stored = hw.stored_graphs(policy.algorithm, policy.algorithm.graphs, shares)
     return hw.resolve(cfg.hardware, workload(cfg, policy), stored)

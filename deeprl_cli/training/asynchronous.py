@@ -1,4 +1,4 @@
-"""Asynchronous training, from the side of the parent: workers learn, it counts, logs, evaluates and writes checkpoints.
+"""The parent of asynchronous training: workers learn; it counts, logs, evaluates and writes checkpoints.
 
 The parent's own networks are a snapshot, taken anew before each of these; between them they are the last that were
 known to be good. One seed, on the processor.
@@ -24,18 +24,18 @@ from deeprl_cli.training.crew import Crew, Report, WorkersLost
 from deeprl_cli.training.stopwatch import Stopwatch
 from deeprl_cli.training.worker import Job, Shared, learned, worker_seed
 
-GRACE = 0.2  # seconds that a signal which killed the workers may take to reach their parent
-LOOK = 0.05  # seconds between looks at the workers, at most
+GRACE = 0.2  # a signal that killed the workers may reach their parent this many seconds later
+LOOK = 0.05  # at most this many seconds between checks of the workers
 UPDATES = "updates"  # kept beside a report's metrics: how many updates they are the mean of
 
 NOT_REPRODUCIBLE = (
     "asynchronous: workers race, so no two runs are alike; `deeprl resume` brings back weights, the optimiser's "
-    "squares and counters, and starts episodes afresh"
+    "squares and counters, and starts new episodes"
 )
 
 
 def workers_of(cfg: RunConfig) -> int | None:
-    """How many workers this run has; None where it isn't an asynchronous one."""
+    """How many workers this run has; None if it isn't asynchronous."""
     hardware = cfg.hardware
     if not isinstance(hardware, MultiprocessConfig) or not get_algorithm(cfg.algo.name).asynchronous:
         return None
@@ -43,7 +43,7 @@ def workers_of(cfg: RunConfig) -> int | None:
 
 
 def in_one_process(cfg: RunConfig) -> RunConfig:
-    """The same run without workers: what each of them does, alone."""
+    """The same run without workers, in one process."""
     if workers_of(cfg) is None:
         return cfg
     hardware = cfg.hardware
@@ -57,14 +57,14 @@ def in_one_process(cfg: RunConfig) -> RunConfig:
 
 
 def check_workers(cfg: RunConfig) -> None:
-    """Raise ConfigError where this run asks for workers, or its algorithm would take them, and can't have them."""
+    """Raise ConfigError if this run asks for workers, or its algorithm would use them, and that can't work."""
     hardware, name = cfg.hardware, cfg.algo.called
     if not isinstance(hardware, MultiprocessConfig):
         return
     if not get_algorithm(cfg.algo.name).asynchronous:
         if hardware.workers is not None:
             raise ConfigError(
-                f"hardware.workers={hardware.workers}: algo={name} is synchronous, its updates can't race: give "
+                f"hardware.workers={hardware.workers}: algo={name} is synchronous, so it can't have workers: give "
                 "hardware.ranks=2 instead, or algo=a3c or algo=async_q"
             )
         return
@@ -85,7 +85,7 @@ def check_workers(cfg: RunConfig) -> None:
         )
     if cfg.env.backend != "sync":
         raise ConfigError(
-            f"env.backend={cfg.env.backend}: a worker steps its environment itself: give env.backend=sync"
+            f"env.backend={cfg.env.backend}: workers step their environments themselves: give env.backend=sync"
         )
     try:
         import fcntl  # noqa: F401
@@ -98,7 +98,7 @@ class Diverged(Exception):  # noqa: N818
 
 
 class UnstoppedWatch(Stopwatch):
-    """While workers are at work, no time is the parent's alone."""
+    """While workers train, no time belongs to the parent alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class AsynchronousTrainer(Trainer):
         self.launched = False
 
     def run(self) -> None:
-        """Raises TrainingError where all workers are lost, or the weights no longer numbers; a checkpoint is kept."""
+        """Raises TrainingError if all workers are lost, or the weights are not finite. A checkpoint is kept."""
         try:
             self.launch()
             super().run()
@@ -139,7 +139,7 @@ class AsynchronousTrainer(Trainer):
                 self.snapshot()
             super().checkpoint()
             if isinstance(failure, WorkersLost) and self.asked_to_stop():
-                return  # they died of the signal that asked us to stop
+                return  # the signal that asked us to stop killed them
             hint = "look at the traceback above" if isinstance(failure, WorkersLost) else "give a smaller algo.lr"
             raise TrainingError(
                 f"{failure}: {hint}; the checkpoint of step {self.steps} is kept, and "
@@ -147,11 +147,11 @@ class AsynchronousTrainer(Trainer):
             ) from None
         finally:
             if self.launched:
-                self.crew.stop(patience=0.0)  # nothing to do but where something unforeseen was raised
+                self.crew.stop(patience=0.0)  # only needed after an unexpected error
             self._stopwatch.at_work = False
 
     def launch(self) -> None:
-        """Start the workers, and let them go once all have built what they need."""
+        """Start the workers, and let them begin once all are ready."""
         hardware, cfg = self.cfg.hardware, self.cfg
         assert isinstance(hardware, MultiprocessConfig)
         self.shared = Shared.of(self.policy, self.steps, self.workers)
@@ -183,14 +183,14 @@ class AsynchronousTrainer(Trainer):
             self.snapshot()
 
     def end_of_training(self) -> None:
-        """The last sub-episodes are in before the last checkpoint is written."""
+        """Wait for the last sub-episodes, before the last checkpoint is written."""
         self.crew.stop()
         self._stopwatch.at_work = False
         self._stopwatch.stop()
         self.snapshot()
 
     def take(self, report: Report) -> None:
-        """What a worker has to tell."""
+        """Take in a worker's report."""
         metrics, updates, episodes = report
         if updates:
             counted = {**metrics, UPDATES: float(updates)}
@@ -241,12 +241,12 @@ class AsynchronousTrainer(Trainer):
         super().keep_history()
 
     def state_dict(self) -> dict[str, Any]:
-        """With what the same run in one process would need to go on from it."""
+        """The state, including what the same run in one process would need to go on."""
         steps = torch.tensor([self.steps])
         return {**super().state_dict(), "seed_steps": steps, "seed_progress": steps, "iterations": self.steps}
 
     def _look_after(self) -> bool:
-        """Asked in every step of an evaluation: workers are looked after in it, too."""
+        """Called in every step of an evaluation; it also looks after the workers."""
         if self.launched and self._stopwatch.at_work:
             self.crew.watch()
         return self.asked_to_stop()

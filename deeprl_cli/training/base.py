@@ -1,4 +1,4 @@
-"""What every training loop shares: acting, counting, logging, evaluating, checkpoints, and ending cleanly.
+"""What all training loops share: acting, counting, logging, evaluating, checkpoints, and a clean end.
 
 Shapes: S seeds, B environments per seed, N = S·B (seed-major). Steps count environment steps of one seed.
 """
@@ -36,14 +36,14 @@ from deeprl_cli.training.stopping import Ending
 from deeprl_cli.training.stopwatch import Stopwatch
 
 ACT_BLOCK = 256  # steps of action noise drawn at a time
-RECENT = 100  # episodes that the return on the screen is the mean of, at most
+RECENT = 100  # the return on the screen is the mean of at most so many episodes
 
 
 class Trainer(ABC):
     """Runs one configuration to its end. `state_dict()` holds everything that moves."""
 
     length = 1  # steps of each environment in an iteration
-    doing = ""  # what the loop is at, where that isn't plain to see
+    doing = ""  # what the loop is doing, if that isn't obvious
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Trainer(ABC):
         self.horizon = cfg.horizon or cfg.total_steps  # of the schedules
         self.steps = 0
         self.played = 0  # steps, those of the iteration under way included
-        self.began = time.monotonic()  # when this process did
+        self.began = time.monotonic()  # when this process began
         self.wall_seconds_before = 0.0  # of processes that trained this run before
         self.begun = False  # has its first observations
         self.first_step_at: float | None = None  # time.monotonic() of the first environment step
@@ -121,7 +121,7 @@ class Trainer(ABC):
         self._learned_at.append(self.steps)
 
     def averaged_metrics(self) -> Metrics:
-        """The updates' metrics since the last log, each seed's averaged."""
+        """The metrics of the updates since the last log, averaged for each seed."""
         return average(self._metrics)
 
     def hand_over(self, episodes: int) -> tuple[Metrics, int, list[tuple[int, float, int]]]:
@@ -142,7 +142,9 @@ class Trainer(ABC):
         self.begin()
         self.to.progress.follow(self.position)
         try:
-            self.ending.look(self.evaluations, self.steps, self.save)  # at a goal that an interruption came before
+            self.ending.look(
+                self.evaluations, self.steps, self.save
+            )  # at a goal that was reached before an interruption
             if self.cfg.eval_every and self.steps >= self._next_eval:
                 self.evaluate()  # which the interruption cut short
             while self.steps < self.cfg.total_steps and not self.time_to_stop():
@@ -161,12 +163,12 @@ class Trainer(ABC):
             self._clock.stop()
         self.end_of_training()
         if self.steps >= self.cfg.total_steps and (self._metrics or self._episodes):
-            self.log()  # stopped early, what is pending waits in the checkpoint: resumed, the curves are the same
+            self.log()  # what is pending at an early stop is in the checkpoint, so resumed curves are the same
         self.checkpoint()
         self._clock.stop()
 
     def begin(self) -> None:
-        """First observations, where no checkpoint brought them, and the clock."""
+        """Get first observations, if no checkpoint brought them, and start the clock."""
         if not self.begun:
             self.start()
         self.begun = True
@@ -174,18 +176,18 @@ class Trainer(ABC):
         self._clock.start()
 
     def end_of_training(self) -> None:  # noqa: B027 - most loops have nothing to do
-        """Told when the last iteration is done, before what is pending is logged and the last checkpoint written."""
+        """Called when the last iteration is done, before the last log and the last checkpoint."""
 
     def time_to_stop(self) -> bool:
         return self.ending.due(self.to.stopping, self.wall_seconds, self.length)
 
     def start(self) -> None:
-        """First observations, before anything is stepped; a trainer restored from a checkpoint has them."""
+        """Get first observations, unless they came from a checkpoint."""
         self.obs = self.envs.reset()
         self.shares.end_failures(self.envs, self.steps)
 
     def position(self) -> Position:
-        """For the screen, from whichever thread draws it."""
+        """For the screen; called from the thread that draws."""
         steps, recent = max(self.steps, self.played), self._episodes[-RECENT:]
         rate = max(self.env_steps, steps * self.num_seeds) / max(self._clock.seconds, 1e-9)
         return Position(steps, mean([e[1] for e in recent]) if recent else self._recent_return, rate, self.doing)
@@ -198,7 +200,7 @@ class Trainer(ABC):
 
     @property
     def wall_seconds(self) -> float:
-        """Of the whole run, interruptions left out."""
+        """Seconds of the whole run, without interruptions."""
         return self.wall_seconds_before + time.monotonic() - self.began
 
     @property
@@ -212,7 +214,7 @@ class Trainer(ABC):
         return [self.steps] * self.num_seeds
 
     def compiling(self, doing: str | None) -> None:
-        """Shown, and left out of the training time."""
+        """Show a stage, and leave it out of the training time."""
         if doing is None:
             self._clock.start()
             self.to.progress.status("")
@@ -241,19 +243,19 @@ class Trainer(ABC):
         self.shares.look_back(self.steps, metrics, learned_at)
 
     def evaluate(self) -> None:
-        """Evaluate every seed on environments of their own, and keep the weights of those that never did better."""
+        """Evaluate every seed on separate environments, and keep the weights of seeds that never did better."""
         self._clock.stop()
         with self.to.progress.stage("evaluating"):
             result = ranks.told(self.returns_now() if ranks.rank() == 0 else None)
         if result is None:
             self.ending.asked = True
-            return  # the run is about to end; half an evaluation is none
+            return  # the run is ending; half an evaluation counts for nothing
         self._next_eval = next_multiple(self.steps, self.cfg.eval_every)
         self.last_evaluation = result
         self.evaluating.count(result)
         self.add_to_curve(result)
         for index, (achieved, best) in enumerate(zip(result.return_mean, self.best, strict=True)):
-            if achieved >= best:  # of equals, the one that has learned for longer
+            if achieved >= best:  # if equal, the one that has learned longer
                 self.best[index] = achieved
                 self.shares.keep_best(index, self.x_axis[index], achieved)
             self.evaluations[index].append(achieved)
@@ -263,13 +265,13 @@ class Trainer(ABC):
         self._clock.start()
 
     def add_to_curve(self, result: Evaluation) -> None:
-        """A point at this step, where there is none."""
+        """Add an evaluation at this step, if there is none."""
         if self.evaluated_at != self.steps and ranks.rank() == 0:
             self.shares.log(self.x_axis, result.metrics(self.cfg))
         self.evaluated_at = self.steps
 
     def returns_now(self) -> Evaluation | None:
-        """An evaluation; None where it was asked to stop."""
+        """An evaluation; None if it was asked to stop."""
         result = self.evaluating.play(self.policy, self.x_axis, self.to)
         if result is not None and self.evaluating.envs is not None:
             self.shares.end_failures(self.evaluating.envs, self.steps)
@@ -291,7 +293,7 @@ class Trainer(ABC):
             self.shares.save(kept, self.state_dict(), self.segments, self.steps)
 
     def keep_history(self) -> None:
-        """Keep the weights for good."""
+        """Keep the weights permanently."""
         self.shares.keep_for_good(self.steps)
 
     def segments(self, members: slice = slice(None)) -> Segments:
@@ -299,7 +301,7 @@ class Trainer(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """On rank 0 that of all ranks, as one process would have it."""
+        """On rank 0: the state of all ranks, as one process would have it."""
         episodes, metrics = together.pooled_pending(self._episodes, self._metrics)
         return {
             "steps": self.steps,
@@ -321,7 +323,7 @@ class Trainer(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any], segments: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from `state_dict()`. The environments say themselves where they can't be brought back exactly."""
+        """Continue from `state_dict()`. Environments that can't be restored exactly say so themselves."""
         self.steps = self.played = state["steps"]
         self.begun = True
         self._clock.seconds = state["clock"]["train_seconds"]

@@ -1,7 +1,7 @@
 """Calls a run's callbacks, so that they can neither change its numbers nor end it.
 
 The global generators of Python, numpy and torch, the working directory, torch's threads, its default type and whether
-it tracks gradients are put back after each call. What a callback raises is told in a line, and the training goes on.
+it tracks gradients are restored after each call. If a callback raises an error, a line says so, and training goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deeprl_cli.schema.named import Named, class_of
 
 
 def check_callbacks(entries: Sequence[Named]) -> None:
-    """Raise ConfigError for a class that isn't there, can't be made so, or has nothing to be called."""
+    """Raise ConfigError for a class that doesn't exist, refuses its arguments, or has no method of a callback."""
     for key, name, made, kwargs in _loaded(entries):
         check_arguments(made, key, kwargs)
         if not any(callable(getattr(made, method, None)) for method in METHODS):
@@ -34,7 +34,7 @@ def check_callbacks(entries: Sequence[Named]) -> None:
 
 
 def make_callbacks(entries: Sequence[Named]) -> list[tuple[str, Any]]:
-    """Each one with its name in words. Raises ConfigError, one line, where a class refuses."""
+    """Each callback with its name. Raises ConfigError, one line, if a class refuses its arguments."""
     found = []
     for key, name, made, kwargs in _loaded(entries):
         try:
@@ -86,7 +86,7 @@ class Callbacks:
                 if count & (count - 1) == 0:  # the first, second, fourth, eighth … time
                     times = f" (the {count}th time)" if count > 2 else ""
                     told = f"{method} raised {where_raised(error)} at step {step}{times}"
-                    self._say(f"{name}: {told}: the training goes on without it having heard that")
+                    self._say(f"{name}: {told}; training goes on")
 
     def log(self, step: int, steps: Sequence[int], values: Mapping[str, Sequence[float]]) -> None:
         def event() -> Logged:

@@ -1,4 +1,4 @@
-"""The worker processes of a run, seen from their parent: started, listened to, replaced when they die, and stopped.
+"""The worker processes of a run, managed by their parent: started, read from, replaced when they die, and stopped.
 
 Deaths are of three kinds: a worker raises, and has sent its traceback; it is killed, as the kernel does where memory
 runs out; or it hangs: gives no sign of life for `hardware.heartbeat` seconds, and is killed here.
@@ -31,7 +31,7 @@ Report = tuple[dict[str, float], int, list[tuple[int, float, int]]]  # metrics, 
 
 
 class WorkersLost(Exception):  # noqa: N818
-    """No worker is left, or one died where none may."""
+    """No worker is left, or one died with hardware.on_death=fail."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Member:
     pipe: Any = None
     generation: int = 0  # how many processes filled the place before
     ready: bool = False
-    done: bool = False  # it has come to its end in order
+    done: bool = False  # it ended normally
     raised: bool = False
     hung: bool = False
     beat: int = -1
@@ -78,7 +78,7 @@ class Crew:
 
     @property
     def ready(self) -> bool:
-        """Whether all that there are have built what they need."""
+        """Whether all workers are ready."""
         return all(member.ready or member.given_up for member in self.members)
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class Crew:
             raise WorkersLost(f"all {count} workers are dead" if count > 1 else "the only worker is dead")
 
     def stop(self, patience: float = PATIENCE) -> None:
-        """Have all of them end, and wait until they have; the patient way first. May be called twice."""
+        """Stop all workers, patiently at first, and wait for them. May be called twice."""
         self.shared.stop.fill_(1)
         for member in self.members:
             member.restart_at = None
@@ -179,7 +179,7 @@ class Crew:
         return int(code or 0)
 
     def _feel(self, member: Member, passed: float) -> None:
-        """Whether it shows signs of life; one that doesn't is killed."""
+        """Whether it shows signs of life. If not, it is killed."""
         assert member.process is not None
         beat = int(self.shared.beats[member.index])
         member.silent = 0.0 if beat != member.beat else member.silent + passed
@@ -217,7 +217,7 @@ class Crew:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started now never hears Ctrl-C, from its first moment on; one that comes meanwhile reaches us later."""
+    """Processes started in here never get Ctrl-C. One that comes meanwhile reaches us later."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -27,7 +27,7 @@ from deeprl_cli.errors import ConfigError
 from deeprl_cli.schema.run import DemonstrationConfig, EnvConfig
 from deeprl_cli.training.base import Trainer
 
-TEACHER = 1 << 20  # in the place of an environment's index: no episode that is played has these seeds
+TEACHER = 1 << 20  # instead of an environment's index, so that no played episode has these seeds
 
 
 class DemonstrationTrainer(Trainer):
@@ -50,7 +50,7 @@ class DemonstrationTrainer(Trainer):
         self.policy.observe(batch.obs, batch.weight)
 
     def steps_of_all(self) -> list[tuple[Array, Array]]:
-        """The next steps of each seed; where an environment raises, its run ends, before the others."""
+        """The next steps of each seed. If an environment raises an error, its run ends, and the others go on."""
         taken: list[tuple[Array, Array]] = []
         for index, lessons in enumerate(self.lessons):
             if not self.shares.left[index]:
@@ -64,7 +64,7 @@ class DemonstrationTrainer(Trainer):
         return taken
 
     def nothing(self) -> tuple[Array, Array]:
-        """A minibatch for a seed that doesn't matter any more."""
+        """A minibatch for a seed whose run has ended."""
         spec = self.algorithm.spec
         spaces = spec.observation_space, spec.action_space
         obs, action = (np.zeros((self.batch_size, *(space.shape or ())), space.dtype) for space in spaces)
@@ -112,7 +112,7 @@ class Lessons:
 
 
 def check_demonstrations(cfg: EnvConfig, spec: EnvSpec, env: gym.Env[Any, Any] | None = None) -> None:
-    """Raise ConfigError where the environment demonstrates nothing, or not what the algorithm would see."""
+    """Raise ConfigError if the environment has no demonstrations, or the algorithm would see something else."""
     if cfg.wrappers:
         raise ConfigError(
             "env.wrappers: demonstrations are the environment's own steps, which no wrapper sees: use env.wrappers=[]"

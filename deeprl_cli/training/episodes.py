@@ -22,7 +22,7 @@ from deeprl_cli.rl.noise import NoiseStream
 from deeprl_cli.schema.run import EpisodeConfig
 from deeprl_cli.training.base import ACT_BLOCK, Trainer
 
-SHORTEST = 2  # steps; padded lengths double from here, so that a run meets few of them (each is a graph)
+SHORTEST = 2  # steps; padded lengths are doublings of this, so that there are few of them (each needs a graph)
 TOOK_PART = "took part"  # kept beside an update's metrics: 1 for the seeds that it was for, `(S,)`
 
 
@@ -33,7 +33,9 @@ class EpisodeTrainer(Trainer):
         assert isinstance(algo, EpisodeConfig)
         self.episodes_per_env, self.longest = algo.episodes_per_env, algo.longest
         self.seed_steps = torch.zeros(self.num_seeds, dtype=torch.int64)
-        self.seed_progress = self.seed_steps.clone()  # where each seed's last update began: its schedules stand there
+        self.seed_progress = (
+            self.seed_steps.clone()
+        )  # where each seed's last update began; its schedules are at this step
         self.iterations = 0
         self.act_noise = self.noise_of_an_episode(0)
         shape = (self.num_seeds, padded(1, self.longest), self.num_envs)
@@ -137,5 +139,5 @@ class EpisodeTrainer(Trainer):
 
 
 def padded(steps: int, longest: int | None) -> int:
-    """The length that `steps` are padded to: `longest` where there is one, else the next power of two."""
+    """The length to which `steps` are padded: `longest` if there is one, else the next power of two."""
     return longest if longest is not None else max(SHORTEST, 1 << (steps - 1).bit_length())

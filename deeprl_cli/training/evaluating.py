@@ -1,7 +1,7 @@
 """The evaluations on the way, and how many episodes they play: `eval.episodes=auto`.
 
-Training is what the time is for. So evaluations may add `eval.share` of its work, and no more, and work is counted, not
-timed: two machines evaluate alike. Each seed counts for itself: it is evaluated as it would be alone.
+Evaluations may add at most `eval.share` to the work of training. Work is counted, not timed, so that two machines
+evaluate alike. Each seed is counted separately: it is evaluated as it would be alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GRADIENT_STEP = 20  # environment steps that take about as long as a gradient st
 
 
 def most_episodes(cfg: EvalConfig) -> int:
-    """The most that an evaluation may play, of each seed."""
+    """How many episodes an evaluation may play at most, for each seed."""
     return MOST if cfg.episodes == "auto" else cfg.episodes
 
 
@@ -35,10 +35,10 @@ class Evaluating:
     def __init__(self, cfg: EvalConfig, seeds: int, envs: VectorEnv | None) -> None:
         self.cfg, self.envs = cfg, envs
         self.played: list[list[float]] = [[0, 0.0] for _ in range(seeds)]
-        self._before_cut: dict[str, Any] | None = None  # where one that a signal ended is to begin again
+        self._before_cut: dict[str, Any] | None = None  # where an evaluation that was interrupted begins again
 
     def play(self, policy: Policy, steps: Sequence[int], to: Services) -> Evaluation | None:
-        """An evaluation after so many environment steps of each seed; None where it was asked to stop."""
+        """An evaluation after so many environment steps of each seed; None if it was asked to stop."""
         assert self.envs is not None
         before = self.envs.state_dict()
         updates = torch.stack([optimiser.steps for optimiser in policy.algorithm.optimisers()]).amax(0)
@@ -61,7 +61,7 @@ class Evaluating:
         return found
 
     def count(self, result: Evaluation) -> None:
-        """Take an evaluation into account."""
+        """Count an evaluation."""
         totals = result.lengths.sum(1).tolist()
         for row, total, length in zip(self.played, totals, result.length_mean, strict=True):
             if total:

@@ -9,7 +9,7 @@ from deeprl_cli.errors import TrainingError, UserError, text_of
 from deeprl_cli.plugins.classes import where_raised
 from deeprl_cli.training.share import Share
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)  # full, gone, or not ours
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)  # disk full, gone, or not ours
 
 
 def explained(shares: Sequence[Share], step: int, error: Exception) -> Exception:
@@ -28,19 +28,19 @@ def explained(shares: Sequence[Share], step: int, error: Exception) -> Exception
     if isinstance(error, UserError):
         mend = "look at rewards and learning rates" if isinstance(error, TrainingError) else "mend it"
         return type(error)(f"{run}: {error}; {where}: {mend}, then `deeprl resume {run}`")
-    error.add_note(f"deeprl: {run}: {where}: mend it, then `deeprl resume {run}`")
+    error.add_note(f"deeprl: {run}: {where}; fix this, then `deeprl resume {run}`")
     return error
 
 
 def standing(share: Share, step: int) -> str:
-    """Where the run is, and where it would go on."""
+    """Where the run stopped, and from where it would go on."""
     kept = share.checkpoint_step
     last = f"the last whole checkpoint is of step {kept}" if kept is not None else "there is no checkpoint yet"
     return f"stopped at step {step}, {last}"
 
 
 def bad_tensor(shares: Sequence[Share]) -> str | None:
-    """A parameter or statistic that holds NaN or infinity, and whose it is."""
+    """A parameter or statistic that holds NaN or infinity, and of which seed."""
     for share in shares:
         for index, seed in enumerate(share.job.seed_list):
             if (found := share.watch.bad_tensor(index)) is not None:
@@ -49,7 +49,7 @@ def bad_tensor(shares: Sequence[Share]) -> str | None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """For summary.json; of what isn't the user's to mend, with its kind and place."""
+    """The error in one line, for summary.json; with type and place if the user can't fix it."""
     return first_line(error) if isinstance(error, UserError) else where_raised(error)
 
 

@@ -1,4 +1,4 @@
-"""What a run says to its user in words: its seeds, what may surprise, what came out and what may be typed next."""
+"""What a run tells its user: its seeds, what may be a surprise, the result, and what to type next."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def span(seeds: Sequence[int]) -> str:
 
 
 def schedule_notes(cfg: RunConfig, done: int) -> list[str]:
-    """A word where steps will be trained at a learning rate of zero, its schedule having come to its end."""
+    """A note if the schedule ends early, so that steps would be trained with a learning rate of zero."""
     if cfg.horizon is None or cfg.algo.lr_schedule != "linear" or cfg.total_steps <= cfg.horizon:
         return []
     first = max(done, cfg.horizon)
     return [
         f"nothing will be learned from step {first:,} on: the learning rate falls to 0 at step {cfg.horizon:,} "
-        f"(algo.lr_schedule=linear, horizon={cfg.horizon}): give horizon={cfg.total_steps} to have it last"
+        f"(algo.lr_schedule=linear, horizon={cfg.horizon}): give horizon={cfg.total_steps} to stretch it"
     ]
 
 
 def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
-    """How the run in the folder `run` has ended, and what can be done with it."""
+    """How the run in the folder `run` ended, and what to type next."""
     evaluation, steps = summary["eval"], summary["total_steps"]
     counted = f"{steps:,} steps"
     if steps < cfg.total_steps:
@@ -55,7 +55,7 @@ def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
 
 
 def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[str]:
-    """What one would type next: to go on where it was stopped; else to look at what came out, and train further."""
+    """What to type next: to go on if it was stopped; else to look at the result, and to train further."""
     name = quote(str(run))
     trust, again = (" --trust" if code_named(to_plain(cfg), training=training) else "" for training in (False, True))
     stopped = summary["status"] == "interrupted" and summary["total_steps"] < cfg.total_steps

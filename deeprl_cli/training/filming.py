@@ -1,5 +1,5 @@
-"""`log.video_every`: now and then a film of the policy as it is, beside the curves. It draws from no generator that
-training draws from, and holds no more than one frame at a time and a small preview.
+"""`log.video_every`: films the policy from time to time. It uses none of training's random generators, and keeps only
+one frame at a time and a small preview in memory.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ VIDEOS = "videos"  # the folder, in a seed's
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """The run was asked to stop while it was filmed."""
+    """The run was asked to stop during filming."""
 
 
 def check_filming(cfg: RunConfig) -> None:
-    """Raise ConfigError where a run that asks for videos can't have any."""
+    """Raise ConfigError if a run asks for videos and can't make any."""
     if not cfg.log.video_every:
         return
     try:
@@ -35,8 +35,8 @@ def check_filming(cfg: RunConfig) -> None:
 
 
 class Filming:
-    """Films whenever the next multiple of `log.video_every` steps is reached. A film that can't be made is told once,
-    and no more are tried: training goes on."""
+    """Films whenever the next multiple of `log.video_every` steps is reached. If a film can't be made, a line says so
+    once, no more are tried, and training goes on."""
 
     def __init__(self, cfg: RunConfig, policy: Policy, shares: Shares, to: Services) -> None:
         self.cfg, self.policy, self.shares, self.to = cfg, policy, shares, to
@@ -50,7 +50,7 @@ class Filming:
         return bool(self.every) and step // self.every > self.filmed // self.every
 
     def look(self, step: int, clock: Stopwatch) -> None:
-        """Film each run where it is time for that; on rank 0."""
+        """Film each run if it is time; on rank 0."""
         if not self.due(step):
             return
         self.filmed = step

@@ -1,4 +1,4 @@
-"""Updates that are not finite: when they are reported, when they end a run, and which tensor is named.
+"""Updates that are not finite: when they are reported, when they end a run, and which tensor the message names.
 
 An optimiser leaves out a seed whose gradient holds NaN or infinity and counts it (`Optimiser.skipped`). Everything here
 happens when a run logs or writes a checkpoint, from those counts: a step costs nothing.
@@ -16,7 +16,7 @@ from deeprl_cli.algorithm import Metrics
 from deeprl_cli.errors import TrainingError
 from deeprl_cli.policy import Policy
 
-LARGEST = 2.0**24  # where a float32 counts no further
+LARGEST = 2.0**24  # the largest number to which a float32 can count
 UPSTREAM = ("obs_statistics.", "reward_scaler.")  # what everything else is computed from
 
 
@@ -29,7 +29,7 @@ class FiniteWatch:
         self._own = slice(first, first + len(self.seeds))
         self._before = self._counts()  # at the last log
         self._step = 0  # of the last log
-        self._logs = [0] * len(self.seeds)  # in a row with updates skipped
+        self._logs = [0] * len(self.seeds)  # logs in a row with skipped updates
         self._first: list[str | None] = [None] * len(self.seeds)  # what was found when that began, and where
 
     def _counts(self) -> Tensor:
@@ -86,13 +86,13 @@ class FiniteWatch:
         return bool(stuck) and all(stuck)
 
     def _found(self, seed: int, step: int, metrics: Sequence[Metrics], steps: Sequence[int]) -> str:
-        """The tensor to begin with for one who looks for the reason, and the step where it was first seen."""
+        """The tensor where to look for the reason, and the step at which it was first seen."""
         steps = steps if len(steps) == len(metrics) else [step] * len(metrics)
         symptom, first = bad_metric(self.first + seed, metrics, steps) or ("its gradient isn't finite", step)
         return f"{self.bad_tensor(seed) or symptom}, first seen at step {first}"
 
     def bad_tensor(self, seed: int) -> str | None:
-        """A statistic or a parameter of the seed that holds NaN or infinity, in words; None where all are finite."""
+        """A statistic or parameter of the seed that holds NaN or infinity, in words; None if all are finite."""
         for kind, name, tensor in self._tensors(self.first + seed):
             if not tensor.isfinite().all():
                 return f"{kind} {name} holds {'NaN' if tensor.isnan().any() else 'infinity'}"
@@ -110,14 +110,14 @@ class FiniteWatch:
             yield "parameter", name, parameter.detach()[seed]
 
     def skipped(self) -> list[int]:
-        """Of each seed, all updates skipped in the whole run."""
+        """For each seed, the number of updates skipped in the whole run."""
         return [int(count) for count in self._counts()[:, 0].sum(0).tolist()]
 
     def state_dict(self) -> dict[str, Any]:
         return {"before": self._before, "step": self._step, "logs": list(self._logs), "first": list(self._first)}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from `state_dict()`; from None, of a checkpoint that had none, as if it had logged just now."""
+        """Go on from `state_dict()`. None (an older checkpoint) counts as a log at this moment."""
         if state is None:
             self._before = self._counts()
             return

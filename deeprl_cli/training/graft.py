@@ -1,4 +1,4 @@
-"""Checkpoints of runs that go on with what another one has learned, or with other values: population-based training."""
+"""For population-based training: checkpoints of runs that go on with another run's weights, or with other values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def grafted(
     """
     states = [dict(points[sources.get(place, place)].state["policy"]) for place in range(len(points))]
     had = [before[sources.get(place, place)] for place in range(len(points))]
-    # the same seeds on both sides, so that what differs in what they begin with is due to the values alone
+    # the same seeds on both sides, so that only the values make a difference at the start
     had = [replace(job, seed=own.seed) for job, own in zip(had, after, strict=True)]
     former, later = (make_policy(as_one(jobs), spec).state_dict() for jobs in (had, after))
     first = 0

@@ -1,4 +1,4 @@
-"""Several runs trained as one: each leaves its own folder, as if it had trained by itself."""
+"""Trains several runs together. Each leaves its own folder, as if it had trained alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train_together(
 
 
 def by_number(jobs: Sequence[RunConfig], left: Callable[[int, Exception | None], None]) -> Callable[[Share], None]:
-    """Told of a run by its place among `jobs`."""
+    """Called with a run's place among `jobs`."""
 
     def told(share: Share) -> None:
         left(next(number for number, job in enumerate(jobs) if job is share.job), share.failed)
@@ -65,7 +65,7 @@ def by_number(jobs: Sequence[RunConfig], left: Callable[[int, Exception | None],
 
 
 def make_room(members: int) -> None:
-    """Let this process hold as many files open as so many members need, as far as the system lets it."""
+    """Allow this process as many open files as the members need, as far as the system permits."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -141,7 +141,7 @@ def join(
 
 
 def checkpoints_of(run: Path) -> dict[int, Checkpoint]:
-    """By the step that the group had, or, of one alone, the run."""
+    """By the step that the group had, or the run if it is alone."""
     return intact_checkpoints(run / "checkpoints" / "last", TOGETHER, "steps")
 
 
@@ -149,7 +149,7 @@ def newest_step(run: Path) -> int:
     """Of its checkpoints, for `join`. Raises UserError where it has none."""
     steps = checkpoints_of(run)
     if not steps:
-        raise UserError(f"{run}: has no checkpoint to go on from")
+        raise UserError(f"{run}: has no checkpoint from which it could go on")
     return max(steps)
 
 

@@ -29,10 +29,10 @@ from deeprl_cli.runs.checkpoint import load_checkpoint
 from deeprl_cli.runs.folder import CONFIG_NAME, read_summary, write_summary
 from deeprl_cli.schema.run import MultiprocessConfig, ReplayConfig, RolloutConfig, RunConfig, device_of
 
-WORD = "DEEPRL_RANKS"  # environment variable: the folder where launcher and ranks leave one another word
+WORD = "DEEPRL_RANKS"  # environment variable: the folder where launcher and ranks leave messages
 STOP = "stop"  # a file there: the launcher was asked to stop
-LOST = 75  # exit code of a rank that ends because another one did
-QUIT_SECONDS = 10  # that ranks have to end when they are told to at once
+LOST = 75  # exit code of a rank that ends because another one ended
+QUIT_SECONDS = 10  # seconds for ranks to end when they must end at once
 LOOPS = ("rollout", "replay")  # whose steps are the same number in every environment
 
 
@@ -55,7 +55,7 @@ def launched() -> bool:
 
 
 def restarts() -> int:
-    """How often this job's ranks were started before."""
+    """How often the ranks of this job were started before."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if in_rank() else 0
 
 
@@ -113,14 +113,14 @@ def folder_of_rank(run: Path, stack: ExitStack) -> Path:
 
 
 def check_ranks(cfg: RunConfig) -> None:
-    """Raise ConfigError where a synchronous run can't be divided among its ranks."""
+    """Raise ConfigError if a synchronous run can't be divided among its ranks."""
     hardware, algo = cfg.hardware, cfg.algo
     if not isinstance(hardware, MultiprocessConfig) or get_algorithm(algo.name).asynchronous:
         return
     count = int(os.environ["WORLD_SIZE"]) if in_rank() else hardware.ranks
     if count is None:
         raise ConfigError(
-            f"hardware=multiprocess: algo={algo.called} is synchronous, its processes are ranks: give hardware.ranks=2"
+            f"hardware=multiprocess: algo={algo.called} is synchronous, so processes are ranks: give hardware.ranks=2"
         )
     if hardware.ranks not in (None, count):
         raise ConfigError(
@@ -178,7 +178,7 @@ def _check_kind(cfg: RunConfig) -> None:
 
 
 def _nearest(number: int, divisor: int, whole: int | None = None) -> int:
-    """The nearest to `number` that `divisor` divides, and that divides the `whole`."""
+    """The number nearest to `number` that `divisor` divides, and that divides `whole`."""
     candidates = range(divisor, (whole or 2 * number + divisor) + 1, divisor)
     return min((n for n in candidates if whole is None or whole % n == 0), key=lambda n: abs(n - number))
 
@@ -243,7 +243,7 @@ def _start(run: Path, cfg: RunConfig, folder: Path) -> None:
         max_restarts=_max_restarts(cfg),
         monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")),
-        signals_to_handle="SIGQUIT",  # the others are ours
+        signals_to_handle="SIGQUIT",  # the other fields are our own
         shutdown_timeout=QUIT_SECONDS,
     )
     elastic_launch(config, sys.executable)("-m", "deeprl_cli.commands.rank", str(run))
@@ -278,7 +278,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the agent's own words about each process that ends: ours say it in a line."""
+    """Silence the agent's messages about each process that ends; our own message is one line."""
 
     def nothing(record: logging.LogRecord) -> bool:
         return not record.name.startswith("torch.distributed")
@@ -300,7 +300,7 @@ def _how(exitcode: int) -> str:
 
 
 def _standing(run: Path, cfg: RunConfig) -> str:
-    """Which checkpoint there is; `summary.json` says that the run failed."""
+    """Which checkpoint there is. Also writes to `summary.json` that the run failed."""
     step = _mark_failed(run, cfg)
     return f"the last whole checkpoint is of step {step}" if step is not None else "there is no checkpoint yet"
 
@@ -318,7 +318,7 @@ def _mark_failed(run: Path, cfg: RunConfig) -> int | None:
     return step
 
 
-# --- words that ranks leave -----------------------------------------------------------------------------------------
+# --- messages that ranks leave -------------------------------------------------------------------------------------
 
 
 def leave_word(line: str, code: int, signal: int | None = None) -> None:
@@ -328,12 +328,12 @@ def leave_word(line: str, code: int, signal: int | None = None) -> None:
 
 
 def word_left() -> bool:
-    """Whether a rank has: the job is over."""
+    """Whether a rank has left a message: then the job is over."""
     return any(Path(os.environ[WORD]).glob("word-*.json"))
 
 
 def replay_notes(cfg: RunConfig) -> list[str]:
-    """What who trains from a memory in ranks should know before it starts."""
+    """What a user should know before ranks train from replay memories."""
     if not isinstance(cfg.algo, ReplayConfig) or not cfg.checkpoint.replay:
         return []
-    return ["each rank has a replay memory of its own, and checkpoints hold none of them: resumed, they fill anew"]
+    return ["each rank has its own replay memory, and checkpoints hold none of them; a resumed run fills them again"]

@@ -1,4 +1,4 @@
-"""Finds everything that is bound to fail before a run is built, and returns what it saw of the environment."""
+"""Finds everything that would fail before a run is built, and returns what it saw of the environment."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -
 
 
 def check_episodes(cfg: RunConfig, seen: Look) -> None:
-    """Raise ConfigError where environments can't wait for one another's episodes to end."""
+    """Raise ConfigError if the environments can't wait for each other's episodes to end."""
     if cfg.env.backend != "sync":
         raise ConfigError(
             f"algo={cfg.algo.called} waits for whole episodes, and env.backend={cfg.env.backend} steps every "
@@ -76,5 +76,5 @@ def check_episodes(cfg: RunConfig, seen: Look) -> None:
 
 
 def own_noise(cfg: RunConfig) -> bool:
-    """Whether environments that start an episode from the same reset then draw each its own."""
+    """Whether environments that start an episode from the same reset then draw different random numbers."""
     return isinstance(cfg.algo, EpisodeConfig) and cfg.algo.group_noise == "independent"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,6 +128,12 @@ class Progress:
                 f"{self._total - at.step:,} steps more, at {pace:,.0f} a second with evaluations: about "
                 f"{_clock(left)}; Ctrl-C stops it with its results, deeprl resume goes on"
             )
+
+    def note(self, text: str) -> None:
+        """The same for a sentence: a narrow terminal breaks it between words."""
+        if self._console is not None:
+            text = textwrap.fill(text, self._console.width - 1, break_long_words=False, break_on_hyphens=False)
+        self.message(text)
 
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:

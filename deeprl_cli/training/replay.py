@@ -34,7 +34,7 @@ class ReplayTrainer(Trainer):
         self.sample_noise = NoiseStream(seeds, "sample", draw, block=UPDATE_BLOCK, device=self.device)
 
         self.warm_up = f"random steps, the first {self.algo.learning_starts:,}"
-        self.learn_from = 0  # transitions that must be there before anything is learnt
+        self.learn_from = 0  # transitions that must be stored before learning begins
         # each rank has a memory of its own, and would have to send it to the one that writes
         self.memory_kept = self.cfg.checkpoint.replay and ranks.size() == 1
 
@@ -67,7 +67,7 @@ class ReplayTrainer(Trainer):
             yield {name: ranks.share(drawn) for name, drawn in self.update_noise.next().items()}
 
     def random_actions(self) -> np.ndarray:
-        """Uniform over the action space `(N, *action)`, before there is anything to act on."""
+        """Uniform over the action space `(N, *action)`, for the first steps."""
         drawn = ranks.share(self.warm_up_noise.next()["uniform"])
         drawn = drawn.reshape(-1, *drawn.shape[2:])
         space = self.algorithm.spec.action_space
@@ -99,5 +99,5 @@ class ReplayTrainer(Trainer):
             self.learn_from = ranks.share_size(steps) - 1
             self.to.progress.message(
                 f"the checkpoint holds no replay memory: {steps} steps fill it before learning goes on, "
-                "and the run won't be what it would have been"
+                "so the run will differ from one that was never stopped"
             )

@@ -1,4 +1,4 @@
-"""How many steps a run will really do: `total_steps`, up to the end of the iteration that reaches it."""
+"""How many steps a run will really do: `total_steps`, and on to the end of the iteration that reaches it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def planned_steps(cfg: RunConfig, done: int = 0) -> int:
 
 
 def rounding_note(cfg: RunConfig, done: int = 0) -> list[str]:
-    """A word where a run will do more than `total_steps`."""
+    """A note if a run will do more than `total_steps`."""
     planned, iteration = planned_steps(cfg, done), iteration_of(cfg)
     if iteration is None or planned == max(done, cfg.total_steps):
         return []

@@ -59,7 +59,7 @@ from deeprl_cli.training.share import Outlet, Share
 from deeprl_cli.training.stack import stacked
 from deeprl_cli.training.summary import summarise
 
-NOWHERE: Any = None  # where a run would write that had ended before the group of which it was goes on
+NOWHERE: Any = None  # for a run that has ended, in a group that goes on
 
 
 def train(cfg: RunConfig, seen: Look | None = None, shown: Callable[..., Progress] = Progress) -> Path:
@@ -134,7 +134,7 @@ def carry_out(
             *episode_notes(cfg, seen),
             *durability_notes(cfg, seen.spec, parts.envs),
         ):
-            progress.message(note)
+            progress.note(note)
         outlets = []
         for job, name, home, own, point, made in zip(cfg.jobs, run_dirs, homes, own_dirs, points, called, strict=True):
             if saved and point is None:
@@ -163,7 +163,7 @@ def carry_out(
             summary = summarise(trainer, share, compiler.seconds if compiler else 0.0, final, status, why)
             write_summary(own_dirs[trainer.shares.all.index(share)], summary)
             why = f": {why or summary['reason']}" if why or summary["reason"] else ""
-            share.outlet.logger.text("status", f"{status} at step {trainer.steps}{why}")  # a curve doesn't say it
+            share.outlet.logger.text("status", f"{status} at step {trainer.steps}{why}")  # curves don't show it
             best = final[1].return_mean[share.members] if final else []
             share.outlet.logger.ends(trainer.steps, status, best, summary)
             share.outlet.callbacks.end(trainer.steps, summary)
@@ -256,13 +256,13 @@ def own_last_words(share: Share, trainer: Trainer, stopping: Callable[[], bool])
 
 
 def show_transcripts(policy: Policy, cfg: RunConfig, when: str) -> str:
-    """Some greedy episodes of the first seed, as text."""
+    """Some greedy episodes of the first seed as text."""
     return in_a_row(f"{when}, greedy, seed {cfg.seed}", transcripts(policy, cfg, 0))
 
 
 @contextmanager
 def fitting(run: Path) -> Iterator[None]:
-    """Raises UserError where what is restored from a run's checkpoint is of another configuration, or no state."""
+    """Raises UserError if a run's checkpoint belongs to another configuration, or is no state at all."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
@@ -271,21 +271,21 @@ def fitting(run: Path) -> Iterator[None]:
 
 
 def episode_notes(cfg: RunConfig, seen: Look) -> list[str]:
-    """A word where an update may wait for ever, for an episode that nothing ends."""
+    """A note if an update may wait for ever because nothing ends an episode."""
     waits = isinstance(cfg.algo, EpisodeConfig) and cfg.algo.longest is None
     if not waits or get_algorithm(cfg.algo.name).loop_for(cfg.algo) != "episodes" or seen.ends:
         return []
     return [
-        f"{cfg.env.id} has no time limit, and algo={cfg.algo.called} waits for every episode's end: where one may "
-        "never come, give env.max_episode_steps=…"
+        f"{cfg.env.id} has no time limit, and algo={cfg.algo.called} waits for every episode to end: if one "
+        "may never end, give env.max_episode_steps=…"
     ]
 
 
 def durability_notes(cfg: RunConfig, spec: EnvSpec, envs: VectorEnv) -> list[str]:
-    """What a user who may want to resume this run should hear before it starts."""
+    """What a user should know before the run starts, in case it is resumed later."""
     notes = []
     if not envs.replayable:
-        notes.append(f"env.backend={cfg.env.backend} can't be brought back exactly: resumed, episodes start afresh")
+        notes.append(f"env.backend={cfg.env.backend} can't be restored exactly: a resumed run starts new episodes")
     if ranks.size() > 1:
         notes.append(
             f"{ranks.size()} ranks, {ranks.share_size(cfg.algo.num_envs)} of {cfg.algo.num_envs} environments each"
@@ -294,5 +294,7 @@ def durability_notes(cfg: RunConfig, spec: EnvSpec, envs: VectorEnv) -> list[str
     elif isinstance(cfg.algo, ReplayConfig) and cfg.checkpoint.replay:
         size = memory_bytes(cfg, spec) / 2**20
         if size > 100:
-            notes.append(f"checkpoints hold the replay memory, up to {size:.0f} MiB (checkpoint.replay=false: without)")
+            notes.append(
+                f"checkpoints hold the replay memory, up to {size:.0f} MiB (checkpoint.replay=false leaves it out)"
+            )
     return notes

@@ -1,4 +1,4 @@
-"""What a trainer is lent: where its results go, who is told how far it is, and who may stop it."""
+"""What a trainer is given: where its results go, who shows its progress, and who may stop it."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Services:
 
     @property
     def name(self) -> Path:
-        """Of the run, in words: as the user typed it."""
+        """The run's name, as the user typed it."""
         return self.outlets[0].name

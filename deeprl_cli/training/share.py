@@ -1,4 +1,4 @@
-"""The runs that a trainer trains as one, mostly a single one: the members that each has, and where its results go."""
+"""The runs that a trainer trains together (mostly one): the members of each, and where its results go."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Share:
         return range(self.members.start, self.members.stop)
 
     def log(self, x_axis: Sequence[int], values: Mapping[str, Sequence[float]]) -> None:
-        """Of all members, this run's."""
+        """This run's part of the values of all members."""
         self.outlet.logger.log(x_axis[self.members], {name: numbers[self.members] for name, numbers in values.items()})
 
     def chain(self, step: int, weights: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""All runs that a trainer trains as one: each one's logs and checkpoints, and the end of one without the others."""
+"""All runs that a trainer trains together: their logs and checkpoints, and the early end of one of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Shares:
     # --- ends -----------------------------------------------------------------------------------------------------
 
     def end(self, share: Share, error: Exception, step: int) -> None:
-        """One of several runs can't go on, and the others do. Raises `error` where there is no other."""
+        """One of several runs can't go on; the others do. Raises `error` if there is no other."""
         if share.left:
             return
         if len(self.going) == 1:
@@ -85,7 +85,7 @@ class Shares:
             part.leave(share.indices)
 
     def end_failures(self, envs: VectorEnv, step: int) -> None:
-        """End the runs of which an environment has raised."""
+        """End the runs in which an environment raised an error."""
         failures, envs.failures = dict(envs.failures), {}
         for member, error in failures.items():
             self.end(self.of(member), error, step)

@@ -1,4 +1,4 @@
-"""What ends a run before its `total_steps`: a return reached, a plateau, or its time (`stop.…`).
+"""What ends a run before its `total_steps`: a return, a plateau, or a time limit (`stop.…`).
 
 All of it is told from the evaluations so far and the run's clock, both of which a checkpoint holds. So a run that was
 interrupted ends where it would have ended, and one that goes on with other values of `stop` is judged by those.
@@ -40,14 +40,14 @@ def reached(stop: StopConfig, evaluations: Sequence[Sequence[float]]) -> str | N
 
 
 def out_of_time(stop: StopConfig, seconds: float) -> str | None:
-    """Why a run ends that has taken so many seconds; None: it doesn't."""
+    """Why a run ends that has taken so many seconds, or None."""
     if stop.minutes is None or seconds < 60 * stop.minutes:
         return None
     return f"stop.minutes={stop.minutes:g}: the time is over"
 
 
 def ended_by(stop: StopConfig, state: Mapping[str, Any]) -> str | None:
-    """Why a run would end at once that goes on from a trainer's `state`; None: it wouldn't."""
+    """Why a run that goes on from a trainer's `state` would end at once, or None."""
     try:
         found = reached(stop, state["evaluations"])
         return found or out_of_time(stop, state["clock"]["wall_seconds"])
@@ -98,14 +98,14 @@ class Ending:
 
 
 def check_stop(cfg: RunConfig) -> None:
-    """Raise ConfigError where a goal could never be seen."""
+    """Raise ConfigError if a goal could never be noticed."""
     for key, goal in (("return", cfg.stop.return_), ("plateau", cfg.stop.plateau)):
         if goal is not None and not cfg.eval_every:
             raise ConfigError(
-                f"stop.{key}={goal:g} is judged by evaluations, and eval.every=0 has none: give eval.every"
+                f"stop.{key}={goal:g} needs evaluations, and with eval.every=0 there are none: give eval.every"
             )
 
 
 def release(reason: str) -> str:
-    """What to type for a run to go on that ended for this reason: `stop.return=null`."""
+    """What to type so that a run that ended for this reason goes on: `stop.return=null`."""
     return f"{reason.partition('=')[0]}=null"

@@ -1,4 +1,4 @@
-"""What a run leaves when it ends: the content of summary.json."""
+"""The content of summary.json, which a run writes when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainers of several ranks put together when they log and write checkpoints. Alone, each is the identity."""
+"""What several ranks put together when they log and write checkpoints. With one process, nothing changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pooled_log(
     found = ranks.collected((episodes, values, digest.hexdigest()))
     if len({theirs for _, _, theirs in found}) > 1:
         raise TrainingError(
-            "the ranks' weights have parted: their processors or libraries round differently; run all ranks on "
+            "the ranks' weights differ: their processors or libraries round differently; run all ranks on "
             "machines of one kind"
         )
     means = {

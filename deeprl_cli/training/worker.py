@@ -90,7 +90,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to be told. `seed`: of its noise, and of its environments."""
+    """What a worker needs to know. `seed`: for its noise and its environments."""
 
     cfg: RunConfig
     hardware: hw.Hardware
@@ -107,13 +107,13 @@ def worker_seed(seed: int, index: int, generation: int, steps: int) -> int:
 
 
 def learned(policy: Policy) -> dict[str, Tensor]:
-    """All that workers share of a policy, by name."""
+    """Everything of a policy that workers share, by name."""
     both = [*policy.named_parameters(), *policy.named_buffers()]
     return {n: t.detach() for n, t in both if WEIGHTS.fullmatch(n) or MOVED_IN_PLACE.fullmatch(n)}
 
 
 def bind(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
-    """Put these in the place of the parameters and buffers of their names."""
+    """Replace the parameters and buffers with these names."""
     for prefix, module in policy.named_modules():
         for own in (module._parameters, module._buffers):
             for key, old in own.items():
@@ -162,7 +162,7 @@ class Desk:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is more to do."""
+        """Whether there are steps left."""
         return int(self.shared.steps) < self.cfg.total_steps and not self.shared.stop
 
     def beat(self) -> None:
@@ -176,9 +176,9 @@ class Desk:
             ours.copy_(theirs)
 
     def claim(self, taken: int) -> int:
-        """Add to the count of steps, and do once what goes by it; what it was before. An update is to follow."""
+        """Add to the count of steps, and do what depends on it; returns the count before. An update must follow."""
         if self.locks_updates:
-            self.lock.__enter__()  # until `updated`
+            self.lock.__enter__()  # held until `updated`
         with self.lock:
             before = int(self.shared.steps)
             # targets first: of a worker that dies in between, another does the copy again
@@ -209,7 +209,7 @@ class Desk:
 
 
 class Worker(Trainer):
-    """What both kinds of worker do beside their loop."""
+    """What both kinds of worker do in addition to their loop."""
 
     desk: Desk
 
@@ -302,7 +302,7 @@ def _build(job: Job) -> tuple[Worker, Callable[[], None]]:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed can't stop its workers: they see that it has gone, whatever they are at."""
+    """A killed parent can't stop its workers, so they notice themselves that it is gone."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

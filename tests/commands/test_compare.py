@@ -167,6 +167,16 @@ def test_list_runs(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_list_runs_in_a_narrow_terminal(capsys, monkeypatch):
+    """Columns are left out before a run's path would break."""
+    make_run("runs/ppo/CartPole-v1/2026-01-02_03-04-05", [1.0])
+    monkeypatch.setattr("deeprl_cli.commands.list_runs._PIPED_WIDTH", 56)
+    assert code("list", "runs") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["status", "return", "run"]
+    assert second.split()[-1] == "ppo/CartPole-v1/2026-01-02_03-04-05"
+
+
 def test_list_runs_where_there_is_none(capsys):
     assert code("list", "runs") == 2
     assert "no run below runs/ here: deeprl train … begins one" in capsys.readouterr().err

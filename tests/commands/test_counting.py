@@ -1,8 +1,8 @@
-"""How far a verb is: on a terminal only, and gone at the end."""
+"""How far a command has come, and what it waits for: on a terminal only, and erased at the end."""
 
 import io
 
-from deeprl_cli.commands.counting import counting
+from deeprl_cli.commands.counting import counting, waiting
 
 
 class Terminal(io.StringIO):
@@ -23,6 +23,14 @@ def test_a_file_and_a_dumb_terminal_get_nothing(monkeypatch):
     for stream, term in ((io.StringIO(), "xterm"), (Terminal(), "dumb")):
         monkeypatch.setenv("TERM", term)
         monkeypatch.setattr("sys.stderr", stream)
-        with counting("my_run: episodes") as told:
+        with counting("my_run: episodes") as told, waiting("loading torch"):
             told(40, 100)
         assert stream.getvalue() == ""
+
+
+def test_a_terminal_sees_what_it_waits_for(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", shown := Terminal())
+    with waiting("loading torch"):
+        assert shown.getvalue() == "loading torch …"
+    assert shown.getvalue().endswith("\r\x1b[K")

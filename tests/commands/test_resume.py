@@ -144,7 +144,7 @@ def test_killed_between_the_last_step_and_the_last_word(tmp_path):
         ("eval=3", "give one of its keys"),
         ("total_steps=x", "total_steps=x: must be a whole number"),
         ("checkpoint.keep=0", "checkpoint.keep=0: must be at least 1"),
-        ("eval.every", "an override is key=value"),
+        ("eval.every", "write eval.every=…, a value with its key"),
         ("total_steps=1,2", "several values"),
         ("hardware=gpu", "must be one of cpu, cuda"),
     ],

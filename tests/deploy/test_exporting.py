@@ -117,7 +117,7 @@ def test_the_command(run, tmp_path, capsys):
     assert "ppo on Pendulum-v1, seed 3, last policy of step 128" in said
     assert "noise: float32 (batch, 1), normal" in said
     assert "obs: float32 (batch, 2, 3), the last 2 frames of Pendulum-v1" in said
-    assert "the last 2 frames are yours to keep" in said
+    assert "the last 2 frames must be kept by you" in said
     assert "largest difference from the policy" in said
     assert f"deeprl eval {out} --env Pendulum-v1" in said
     assert eval_command([str(out), "--episodes", "1"]) == 0

@@ -42,8 +42,8 @@ def test_the_best_is_first_and_what_cannot_be_told_apart_is_marked():
     assert rows[2].p < 0.05 < rows[1].p
     first, second = answer(rows)
     assert first.startswith("best: lr=1 (IQM 11 of 3 seeds); can't be told apart from it: lr=3 (")
-    assert second.startswith("(in brackets: seeds of each that would tell")
-    assert answer(ranked(CLEAR[:2])) == ["best: lr=1 (IQM 11 of 3 seeds); the other earns less, beyond chance"]
+    assert second.startswith("(in brackets: how many seeds of each would show")
+    assert answer(ranked(CLEAR[:2])) == ["best: lr=1 (IQM 11 of 3 seeds); the other earns less, and not by chance"]
 
 
 def test_many_comparisons_find_a_difference_by_luck_less_easily():
@@ -63,7 +63,7 @@ def test_one_seed_says_what_cannot_be_known():
     assert [(row.name, row.verdict) for row in rows] == [("lr=2", "highest"), ("lr=1", "?")]
     first, second = answer(rows)
     assert first == "highest: lr=2 (20, one seed)"
-    assert "better or luckier can't be known. seeds=5" in second
+    assert "better or only luckier. seeds=5" in second
 
 
 def test_the_best_by_the_best_policy():

@@ -219,7 +219,7 @@ def test_more_configurations_are_found_by_the_jobs_too(trained, tmp_path):
 
 def test_one_run_dir_for_several_runs_is_refused(trained, capsys):
     assert code("run_dir=here", "seed=0,1") == 2
-    assert "run_dir=here is one folder for 2 runs" in capsys.readouterr().err
+    assert "run_dir=here would be one folder for 2 runs" in capsys.readouterr().err
     Path("a").mkdir(), Path("b").mkdir()
     assert code("run_dir=a,b") == 0
 

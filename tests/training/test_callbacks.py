@@ -134,7 +134,7 @@ def test_one_that_raises_ends_no_run(tmp_path, capsys):
     run = train(cfg)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("callbacks[0]")]
     assert "on_log raised RuntimeError: the tracker is down (test_callbacks.py:" in said[0]
-    assert said[0].endswith("the training goes on without it having heard that")
+    assert said[0].endswith("training goes on")
     assert len(said) < sum(type(event).__name__ in ("Logged", "Evaluated") for _, event in TOLD)  # not each time
     assert read_summary(run)["status"] == "finished"
     assert type(TOLD[-1][1]).__name__ == "Ended"  # the other one heard all of it

@@ -68,7 +68,7 @@ def test_an_environment_that_raises(name, tmp_path, faulty):
     assert "of seed 0 (test/Faulty-v0), episode " in env
     assert where.startswith(f"deeprl: {run}: stopped at step ")
     assert "the last whole checkpoint is of step " in where
-    assert where.endswith(f": mend it, then `deeprl resume {run}`")
+    assert where.endswith(f"; fix this, then `deeprl resume {run}`")
     summary = read_summary(run)
     assert summary["status"] == "failed"
     assert summary["error"].startswith("ZeroDivisionError: the physics blew up (faulty.py:")

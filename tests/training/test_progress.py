@@ -100,6 +100,14 @@ def test_what_does_not_move_is_said_less_and_less_often(clock: Clock) -> None:
     assert waited == ["10 s", "20 s", "30 s", "50 s", "90 s"]
 
 
+def test_a_note_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    with live(monkeypatch, stream, 30) as progress:
+        progress.note("100,096 steps instead of 100,000: whole rollouts")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    assert "100,096 steps instead of\n100,000: whole rollouts" in text
+
+
 def test_plain_lines_come_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PLAIN_INTERVAL", 0.01)
     stream, told = io.StringIO(), threading.Event()

@@ -107,7 +107,7 @@ def test_verbs_take_a_run_by_its_name(run: Path, tmp_path: Path, monkeypatch: py
     (tmp_path / "runs").mkdir()
     shutil.copytree(run, tmp_path / "runs" / "one")
     assert evaluate_run(Path("latest"), Wanted(episodes=1))[0]["seeds"] == [0, 1]
-    with pytest.raises(UserError, match=r"has done its \d+ steps: to train on"):
+    with pytest.raises(UserError, match=r"has done all of its [\d,]+ steps: to train further"):
         resume(Path("latest"), [])
     with pytest.raises(UserError, match=r"runs/one.*nothing to verify"):
         verify(Path("latest"), steps=1, trust=False)
@@ -127,7 +127,7 @@ def test_a_run_shorter_than_an_evaluation_interval_has_a_curve_and_is_evaluated(
     assert evaluations(run) == [(600, pytest.approx(read_summary(run)["eval"]["return_mean"][0]))]
     report, notes = evaluate_run(run, Wanted(episodes=3))
     assert report["checkpoint"] == "last"
-    assert notes == ["no evaluation in training has chosen a best checkpoint: this is the last one"]
+    assert notes == ["no evaluation during training chose a best checkpoint, so this is the last one"]
     assert report["return_mean"] == read_summary(run)["eval"]["return_mean"]
     with pytest.raises(UserError, match="no evaluation in training has chosen a best checkpoint: give --checkpoint"):
         evaluate_run(run, Wanted(checkpoint="best"))
@@ -194,7 +194,7 @@ def test_a_learning_rate_that_has_come_to_nothing_is_told() -> None:
     linear = ["algo=ppo", "tuned=none", "algo.lr_schedule=linear", "total_steps=200"]
     (told,) = schedule_notes(load_config([*linear, "horizon=100"]), 0)
     assert told.startswith("nothing will be learned from step 100 on: the learning rate falls to 0 at step 100")
-    assert told.endswith("give horizon=200 to have it last")
+    assert told.endswith("give horizon=200 to stretch it")
     assert schedule_notes(load_config([*linear, "horizon=100"]), 150)[0].startswith(
         "nothing will be learned from step 150 on"
     )
@@ -354,7 +354,7 @@ def test_a_run_that_may_wait_for_ever_says_so(tmp_path: Path, capsys: pytest.Cap
         return episode_notes(cfg, look(cfg.env))
 
     (note,) = notes(endless)
-    assert note.startswith("test/Endless-v0 has no time limit, and algo=reinforce waits for every episode's end")
+    assert note.startswith("test/Endless-v0 has no time limit, and algo=reinforce waits for every episode to end")
     assert note.endswith("give env.max_episode_steps=…")
     for others in (
         [*endless, "env.max_episode_steps=20"],

@@ -94,7 +94,7 @@ def test_the_time_is_the_whole_runs():
 
 
 def test_goals_need_evaluations(tmp_path):
-    with pytest.raises(ConfigError, match=r"stop.return=9 is judged by evaluations, and eval.every=0 has none"):
+    with pytest.raises(ConfigError, match=r"stop.return=9 needs evaluations, and with eval.every=0 there are none"):
         preflight(short_run("ppo", tmp_path / "run", "stop.return=9", "eval.every=0"))
     with pytest.raises(ConfigError, match=r"stop.minutes=0: must be greater than 0"):
         load_config(["stop.minutes=0"])
@@ -122,7 +122,7 @@ def test_a_run_that_reaches_its_goal_is_finished_and_goes_on_exactly(runs, capsy
     assert len(load_checkpoint(run / "checkpoints" / "last").state["evaluations"][0]) == 2
     assert (overview(run)["status"], overview(run)["reason"]) == ("finished", summary["reason"])
     assert verify(run, steps=None, trust=False) == 0  # a goal is no part of what is trained again
-    with pytest.raises(UserError, match=r"has ended at step \d+ of 240 \(stop.return=.*give stop.return=null"):
+    with pytest.raises(UserError, match=r"ended at step \d+ of 240 \(stop.return=.*give stop.return=null"):
         resume(run, [])
 
 
