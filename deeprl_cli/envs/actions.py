@@ -144,6 +144,7 @@ def _box(space: spaces.Box[Any], count: int) -> tuple[spaces.Box[Any], Callable[
             out = out + offset
         if bounded:
             out = np.maximum(np.minimum(out, highest), lowest)
+        out = out.astype(space.dtype, copy=False)  # one narrower than 32 bits holds no action that isn't
         return out if len(shape) == 1 else out.reshape(len(out), *shape)
 
     return seen, decode

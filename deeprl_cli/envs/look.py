@@ -18,6 +18,7 @@ from deeprl_cli.envs.ids import metadata, resolve
 from deeprl_cli.envs.make import AlgorithmView, build_env, make_vector_env
 from deeprl_cli.envs.observations import ObservationView, origin_of
 from deeprl_cli.envs.place import staying
+from deeprl_cli.envs.settings import settings_kept
 from deeprl_cli.envs.spec import Array, EnvSpec, Parts
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.plugins.classes import said
@@ -69,7 +70,7 @@ def look(cfg: EnvConfig) -> Look:
         generators="shared" if cfg.generators == "auto" else cfg.generators,
         origin=None if cfg.origin == "auto" else cfg.origin,
     )
-    with staying(), closing(_built(settled), cfg.id) as env:
+    with staying(), settings_kept() as changed, closing(_built(settled), cfg.id) as env:
         declared = (env.observation_space, env.action_space)
         raw: list[Array] = []
         seen = _Watched(settled, env, raw)
@@ -78,6 +79,11 @@ def look(cfg: EnvConfig) -> Look:
             alone = _Watched(settled, OwnGenerators(env), raw)
             if _same(_played(cfg.id, alone), _played(cfg.id, alone)):
                 settled, repeatable = dataclasses.replace(settled, generators="own"), True
+        if setting := changed():
+            raise UserError(
+                f"env.id={cfg.id} calls {setting}, which the networks would be trained with, too: it is to do so only "
+                "around what it computes itself"
+            )
         if (env.observation_space, env.action_space) != declared:
             raise UserError(
                 f"env.id={cfg.id} declares other spaces once it is reset ({env.observation_space}, {env.action_space}) "

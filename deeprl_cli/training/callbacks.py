@@ -16,12 +16,12 @@ import torch
 
 from deeprl_cli.envs.generators import kept_apart
 from deeprl_cli.envs.place import staying
+from deeprl_cli.envs.settings import settings_kept
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.evaluation.evaluate import Evaluation
 from deeprl_cli.plugins.callback import METHODS, Ended, Evaluated, Event, Logged, Saved
 from deeprl_cli.plugins.classes import check_arguments, where_raised
 from deeprl_cli.plugins.installed import load_callback
-from deeprl_cli.processes.settings import settings_kept
 from deeprl_cli.schema.named import Named, class_of
 
 

@@ -7,7 +7,6 @@ from deeprl_cli.data.memory import check_memory
 from deeprl_cli.envs.look import Look, look
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes.hardware import check_device
-from deeprl_cli.processes.settings import settings_kept
 from deeprl_cli.runs.tracking import check_trackers
 from deeprl_cli.runs.warm_start import find_source
 from deeprl_cli.schema.run import EpisodeConfig, ReplayConfig, RunConfig
@@ -30,13 +29,7 @@ def preflight(cfg: RunConfig, *, fresh: bool = True, seen: Look | None = None) -
     check_ranks(cfg)
     check_stop(cfg)
     check_callbacks(cfg.callbacks)
-    with settings_kept() as changed:
-        seen = seen or look(cfg.env)
-        if setting := changed():
-            raise ConfigError(
-                f"env.id={cfg.env.id} calls {setting}, which the networks would be trained with, too: it is to do so "
-                "only around what it computes itself"
-            )
+    seen = seen or look(cfg.env)
     check_algorithm(cfg.algo, cfg.network, seen.spec)
     check_memory(cfg, seen.spec)
     loop = get_algorithm(cfg.algo.name).loop_for(cfg.algo)

@@ -204,3 +204,10 @@ def test_quick_discrete_is_still_a_discrete(opened):
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_an_action_is_inside_its_box_whatever_its_width(dtype):
+    space = spaces.Box(-1 / 3, 1 / 3, (2,), dtype)
+    for action in ([1.0, -1.0], [0.3, 0.7]):
+        assert space.contains(ActionView("Any-v0", space).decode([action])[0])
