@@ -22,24 +22,24 @@ First steps:
   (if something doesn't work: deeprl doctor)
 
 Verbs:
-  deeprl train algo=sac env=Pendulum-v1     train; any gymnasium id, any key=value
+  deeprl train algo=sac env=Pendulum-v1     train; any gymnasium id, any key
   deeprl train -m algo=ppo,dqn seed=0,1,2   train a run for each combination
   deeprl resume RUN                         continue a run, or train it further
   deeprl verify RUN                         train it again: the same numbers?
   deeprl eval RUN…                          play the policy; a table of several
   deeprl watch RUN                          see it play, in a window or browser
-  deeprl export RUN --to onnx|torch         the policy as one file, without deeprl
+  deeprl export RUN --to onnx|torch         the policy as one file
   deeprl plot runs/ppo runs/a2c             learning curves, with intervals
   deeprl report RUN                         one HTML file to show to others
   deeprl list runs                          your runs: status, steps, return
-  deeprl compare runs/a --against runs/b    do they differ, and how sure is that?
-  deeprl sweep runs/sweeps/<time>           the best setting, and how sure that is
+  deeprl compare runs/a --against runs/b    do they differ? how sure is that?
+  deeprl sweep runs/sweeps/<time>           the best setting; how sure is that?
   deeprl tune algo=ppo env=CartPole-v1      search hyper-parameters
   deeprl bench classic                      train a suite; compare it with bars
   deeprl list algos|envs|networks|hardware  what you can choose from
   deeprl new algorithm my_algo              files for an algorithm of your own
   deeprl check-algorithm ./my_algo.py       does it do what deeprl relies on?
-  deeprl doctor                             what this machine has; what is broken
+  deeprl doctor                             what this machine has, and lacks
   tensorboard --logdir runs                 all curves in your browser
 
 RUN is a run's folder (runs/<algo>/<env>/<time>), its name, a part of either, or

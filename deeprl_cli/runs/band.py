@@ -14,6 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 FOLDER = "all_seeds"  # beside the seeds' own
 SHOWN = ("eval/return_mean", "rollout/return_mean")
 _CONFIG = "custom_scalars__config__"
+_BAND = "z_band"  # TensorBoard sorts tags: the ends of bands come after all that people look for
 
 
 def values(metrics: Mapping[str, Sequence[float]]) -> list[Any]:
@@ -25,7 +26,7 @@ def values(metrics: Mapping[str, Sequence[float]]) -> list[Any]:
         if not numbers:
             continue
         mean, half = sum(numbers) / len(numbers), _half(numbers)
-        ends = {name: mean, f"band/{name}/low": mean - half, f"band/{name}/high": mean + half}
+        ends = {name: mean, f"{_BAND}/{name}/low": mean - half, f"{_BAND}/{name}/high": mean + half}
         found += [summary_pb2.Summary.Value(tag=tag, simple_value=number) for tag, number in ends.items()]
     return found
 
@@ -45,7 +46,9 @@ def layout() -> Any:
     """The charts of the tab CUSTOM SCALARS, evaluation first."""
     charts = []
     for name in SHOWN:
-        series = layout_pb2.MarginChartContent.Series(value=name, lower=f"band/{name}/low", upper=f"band/{name}/high")
+        series = layout_pb2.MarginChartContent.Series(
+            value=name, lower=f"{_BAND}/{name}/low", upper=f"{_BAND}/{name}/high"
+        )
         charts.append(layout_pb2.Chart(title=name, margin=layout_pb2.MarginChartContent(series=[series])))
     category = layout_pb2.Category(title="mean over seeds, 95% interval", chart=charts)
     plugin = summary_pb2.SummaryMetadata.PluginData(plugin_name="custom_scalars")

@@ -31,8 +31,8 @@ def test_the_mean_and_students_interval(tmp_path):
     found = read(tmp_path)
     assert points(found, "eval/return_mean") == [(10, 2.0), (20, 5.0)]
     half = 4.302653 / math.sqrt(3)
-    assert points(found, "band/eval/return_mean/low") == [(10, 2 - half), (20, 5.0)]
-    assert points(found, "band/eval/return_mean/high") == [(10, 2 + half), (20, 5.0)]
+    assert points(found, "z_band/eval/return_mean/low") == [(10, 2 - half), (20, 5.0)]
+    assert points(found, "z_band/eval/return_mean/high") == [(10, 2 + half), (20, 5.0)]
     assert "loss/value" not in found.Tags()["scalars"]
 
 
@@ -42,7 +42,7 @@ def test_the_tab_shows_evaluations_first(tmp_path):
     (told,) = read(tmp_path).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(told.tensor_proto.string_val[0])
     assert [chart.title for chart in layout.category[0].chart] == list(band.SHOWN)
-    assert layout.category[0].chart[0].margin.series[0].lower == "band/eval/return_mean/low"
+    assert layout.category[0].chart[0].margin.series[0].lower == "z_band/eval/return_mean/low"
 
 
 def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
@@ -88,5 +88,5 @@ def test_a_settings_seeds_that_are_runs_of_their_own(tmp_path):
     assert points(found["1"], "eval/return_mean") == [(10, 2.0)]
     assert points(found["2"], "eval/return_mean") == [(10, 7.0), (20, 9.0)]
     half = 12.7062 * 2**0.5 / 2**0.5  # Student's t of one degree of freedom, standard deviation √2
-    assert points(found["2"], "band/eval/return_mean/high")[1][1] == pytest.approx(9.0 + half, rel=1e-4)
+    assert points(found["2"], "z_band/eval/return_mean/high")[1][1] == pytest.approx(9.0 + half, rel=1e-4)
     assert [len(found[lr].Tags()["tensors"]) for lr in ("1", "2")] == [1, 0]  # the tab has one layout
