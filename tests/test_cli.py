@@ -211,7 +211,9 @@ def test_interruption_before_training(calls, monkeypatch):
     assert code("train") == 130
 
 
-def test_eval_hands_its_flags_on(calls, capsys):
+def test_eval_hands_its_flags_on(calls, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     assert code("eval", "runs/x", "--episodes", "7", "--seed", "3", "--checkpoint", "last", "--json") == 0
     assert code("eval", "runs/x", "--stochastic") == 0
     film = ["--video", "films", "--video-episodes", "3"]

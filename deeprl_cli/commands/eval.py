@@ -81,18 +81,17 @@ def run(arguments: Sequence[str]) -> int:
         video=flags.video,
         filmed=flags.video_episodes or 1,
     )
-    found = [find_any(path) for path in flags.runs]
-    sweeps = [path for path in found if (path / SWEEP_NAME).is_file()]
     with stdout_for(flags.json) as tell:
-        if sweeps:
-            if len(found) > 1:
-                raise UserError(f"{sweeps[0]}: is a sweep: name it alone")
-            return _evaluate_best(sweeps[0], replace(wanted, chosen=True), flags.json, tell)
-        if len(found) == 1:
-            report, notes = evaluate_run(found[0], wanted)
+        if len(flags.runs) == 1:
+            path = find_any(flags.runs[0])
+            if (path / SWEEP_NAME).is_file():
+                return _evaluate_best(path, replace(wanted, chosen=True), flags.json, tell)
+            report, notes = evaluate_run(path, wanted)
             tell(json.dumps(report) if flags.json else in_lines(report, notes))
             return 0
-        return _evaluate_several(found, wanted, flags.json, tell)
+        if sweep := next((path for path in flags.runs if (path.expanduser() / SWEEP_NAME).is_file()), None):
+            raise UserError(f"{sweep}: is a sweep: name it alone")
+        return _evaluate_several(flags.runs, wanted, flags.json, tell)
 
 
 def _evaluate_best(folder: Path, wanted: Wanted, as_json: bool, tell: Any) -> int:
