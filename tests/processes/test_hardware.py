@@ -105,7 +105,7 @@ def test_compiled_calls_keep_state_and_follow_a_new_layout() -> None:
     step(torch.ones(4))
     assert first.total.item() == 12 + 7 + 2 + 4
     assert second.total.item() == 4
-    assert sum(word is not None and word.startswith("compiling step ") for word in announced) >= 2
+    assert sum(word == "compiling step" for word in announced) >= 2
     assert compiler.seconds > 0
 
 

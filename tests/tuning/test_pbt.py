@@ -162,8 +162,8 @@ def test_what_is_taken_over_and_what_stays(whole):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["method=pbt", "trials=5"], "trials=5: means nothing with method=pbt, which has population"),
-        (["population=5"], "population=5: means nothing with method=search"),
+        (["method=pbt", "trials=5"], "trials=5: method=pbt doesn't have it; it has population"),
+        (["population=5"], "population=5: method=search doesn't have it"),
         (["method=pbt", "population=3"], "population=3: must be at least 4"),
         (["method=pbt", "algo.batch_size=32,64"], "algo.batch_size: can't differ"),
     ],
