@@ -1,7 +1,8 @@
 """The format of a run's `config.yaml`, and how an older one is brought up to date. No torch here.
 
-A run keeps the configuration of its day. When a key is added, removed or renamed, FORMAT goes up by one, and ADDED (or
-a function of MOVED) says what an older file means in today's words: what an addition does unless asked, it did then.
+A run keeps the configuration with which it was made. When a key is added, removed or renamed, FORMAT goes up by one,
+and ADDED (or a function of MOVED) says what an older file means in today's words: what an addition does unless asked,
+it did then.
 """
 
 from __future__ import annotations
