@@ -23,6 +23,7 @@ from gymnasium.spaces import Box, Discrete
 from deeprl_cli.algorithm import Metrics
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.config.compose import load_config
+from deeprl_cli.envs.generators import digest
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.evaluation.trained import evaluate_trained
 from deeprl_cli.plugins.classes import where_raised
@@ -152,6 +153,10 @@ def _trains(subject: _Subject) -> None:
 
 
 def _repeats(subject: _Subject) -> None:
+    stepped, before = _Stepped(subject.config("seeds=2"), subject.folder / "drawn"), digest()
+    stepped.train(subject.config().total_steps // 2)
+    if digest() != before:  # a run seeds them, so that two of one seed would not show it
+        raise Broken("it draws from the process's own generators: draw from the noise handed in alone")
     _same_chain(
         subject.run("first", "seeds=2"), subject.run("second", "seeds=2"), "draw from the noise handed in alone"
     )
@@ -254,8 +259,8 @@ def _learned(run: Path) -> Mapping[str, torch.Tensor]:
 
 def _same_chain(one: Path, other: Path, mend: str) -> None:
     ours, theirs = dict(read_chain(one)), dict(read_chain(other))
-    for step, digest in ours.items():
-        if theirs.get(step) != digest:
+    for step, own in ours.items():
+        if theirs.get(step) != own:
             raise Broken(f"the weights are others at step {step}: {mend}")
 
 
