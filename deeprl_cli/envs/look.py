@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from deeprl_cli.envs.place import staying
 from deeprl_cli.envs.settings import settings_kept
 from deeprl_cli.envs.spec import Array, EnvSpec, Parts
 from deeprl_cli.errors import ConfigError, UserError
-from deeprl_cli.plugins.classes import said
+from deeprl_cli.plugins.classes import where_raised
 from deeprl_cli.schema.run import EnvConfig
 
 STEPS = 3
@@ -135,13 +134,7 @@ def _built(cfg: EnvConfig) -> Any:
     except SystemExit as error:
         raise UserError(f"env.id={cfg.id} can't be built: it ends the program, sys.exit({error.code!r})") from error
     except Exception as error:
-        raise UserError(f"env.id={cfg.id} can't be built: {_where_raised(error)}") from error
-
-
-def _where_raised(error: BaseException) -> str:
-    """`ValueError: joint 3 broke (robot.py:30)`"""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{said(error)} ({place.filename}:{place.lineno})"
+        raise UserError(f"env.id={cfg.id} can't be built: {where_raised(error)}") from error
 
 
 class _Watched(AlgorithmView):
@@ -196,7 +189,7 @@ def _played(env_id: str, env: AlgorithmView) -> list[tuple[Array, float, bool]]:
     except Exception as error:
         if (bad := stumbled(error)) is not None:
             raise UserError(f"env.id={env_id}: {bad}") from error
-        raise UserError(f"env.id={env_id}: its {doing} raises {_where_raised(error)}") from error
+        raise UserError(f"env.id={env_id}: its {doing} raises {where_raised(error)}") from error
     return steps
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal, TypeGuard
@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from deeprl_cli.envs.answers import NUMERIC, BadAnswer, described
-from deeprl_cli.envs.spec import SMALLEST_PICTURE, Array, Image, Parts, Picture, channels_last
+from deeprl_cli.envs.spec import SMALLEST_PICTURE, Array, Image, Parts, Picture, channels_last, outside
 from deeprl_cli.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ class ObservationView:
     """
 
     def __init__(self, env_id: str, space: gym.Space[Any], origin: Sequence[float] | None = None) -> None:
-        self.env_id = env_id
+        self.env_id, self.source = env_id, space
         self.offset: Any = None
         self.origin: Array | None = None
         self.source_shape: tuple[int, ...] = space.shape or ()
@@ -96,6 +96,13 @@ class ObservationView:
             raise BadAnswer(f"returned pixels from {came.min()} to {came.max()}, where its space declares {self.due}")
         return came.reshape(self.shape)
 
+    def check_choice(self, checked: Array) -> None:
+        """Raises BadAnswer for a number that isn't of a Discrete or MultiDiscrete space."""
+        if self.dtype.kind == "i":
+            counted = checked.astype(np.int64) - (0 if self.offset is None else self.offset)
+            if outside(self.space, counted).any():
+                raise BadAnswer(f"returned {checked.tolist()}, which isn't of {self.source}")
+
     def convert(self, observations: Any, count: int) -> Array:
         """`count` observations of the environment, stacked, as a fresh array (count, *shape)."""
         return self.counted(np.array(observations, self.raw_dtype).reshape(count, *self.shape))
@@ -156,7 +163,7 @@ def flatten_nested(env_id: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
                 f"env.id={env_id}: the observation holds a {type(part).__name__} at '{path}', which has no vector form"
             )
     if nested or _of_floats(space):
-        return Row(env)
+        return Row(env_id, env)
     return env
 
 
@@ -172,18 +179,31 @@ class Layout(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Row(FlattenObservation):
-    """Observations as one row of numbers, in which the images are known."""
+    """Observations as one row of numbers, in which the images are known. Each part is held against its own space before
+    it is flattened, which would take another shape, a choice that there isn't or a wide number for what is due."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env_id: str, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         flat, pictures, start = self.observation_space, [], 0
+        self._views = {}
         for path, part in _leaves(env.observation_space):
+            self._views[path] = ObservationView(env_id, part)
             if is_image(part) or _of_floats(part):
                 pictures += [_picture(path, start, part)] if len(part.shape) <= 3 else []
             start += spaces.flatdim(part)
         if pictures:
             assert isinstance(flat, spaces.Box)
             self.observation_space = Parts(flat.low, flat.high, flat.dtype, pictures)
+
+    def observation(self, observation: Any) -> Array:
+        """Raises BadAnswer."""
+        for path, part in _parts(self.env.observation_space, observation):
+            try:
+                self._views[path].check_choice(self._views[path].checked(part))
+            except BadAnswer as error:
+                raise BadAnswer(f"{error}, at '{path}'" if path else str(error)) from None
+        row: Array = super().observation(observation)
+        return row
 
 
 def _of_floats(space: gym.Space[Any]) -> TypeGuard[spaces.Box[Any]]:
@@ -203,6 +223,24 @@ def _picture(path: str, start: int, space: spaces.Box[Any]) -> Picture:
         last,
         max(float(np.abs(space.high).max()), 1.0),
     )
+
+
+def _parts(space: gym.Space[Any], value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """What an observation holds for each of the space's leaves. Raises BadAnswer where one isn't there."""
+    keys: list[Any]
+    if isinstance(space, spaces.Dict):
+        keys, fits = list(space.spaces), isinstance(value, Mapping) and space.spaces.keys() <= value.keys()
+    elif isinstance(space, spaces.Tuple):
+        keys = list(range(len(space.spaces)))
+        fits = isinstance(value, tuple | list) and len(value) == len(keys)
+    else:
+        return [(path, value)]
+    if not fits:
+        kind, there = type(space).__name__, f", at '{path}'" if path else ""
+        came = f"a dictionary of {', '.join(map(str, value))}" if isinstance(value, Mapping) else described(value)
+        due = f"a {kind} of {', '.join(map(str, keys))}{there}"
+        raise BadAnswer(f"returned {came} as its observation, where its space declares {due}")
+    return [found for key in keys for found in _parts(space[key], value[key], f"{path}.{key}" if path else str(key))]
 
 
 def _leaves(space: gym.Space[Any], path: str = "") -> list[tuple[str, gym.Space[Any]]]:

@@ -22,7 +22,7 @@ from deeprl_cli.envs.closing import closing
 from deeprl_cli.envs.make import bare_env, framed, stacked
 from deeprl_cli.envs.observations import ObservationView, origin_given
 from deeprl_cli.envs.place import staying
-from deeprl_cli.envs.spec import Array, EnvSpec
+from deeprl_cli.envs.spec import Array, EnvSpec, outside
 from deeprl_cli.errors import UserError
 from deeprl_cli.schema.run import EnvConfig
 
@@ -106,13 +106,12 @@ class OwnTerms:
         numbers of another kind."""
         made = given.items
         self._check(self.observation_space if given.form == "own" else self.frame_space, made)
-        if given.form == "own":
-            if self._screen_size is not None:
-                made = [_small_and_grey(item, self._screen_size) for item in made]
-            for wrapper in self._to_frame:
-                made = [wrapper.observation(item) for item in made]
+        if given.form == "own" and self._screen_size is not None:
+            made = [_small_and_grey(item, self._screen_size) for item in made]
         view = self._frame_view
         try:
+            for wrapper in self._to_frame if given.form == "own" else ():
+                made = [wrapper.observation(item) for item in made]
             return [np.array(view.checked(item).reshape(view.source_shape), view.declared) for item in made]
         except BadAnswer as error:
             said = str(error).removeprefix("returned ")
@@ -237,9 +236,7 @@ def _wrong(space: Space, value: Any) -> str:
     if isinstance(space, spaces.Tuple):
         return next(filter(None, map(_wrong, space.spaces, value)), "")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec
-        counted = np.asarray(value) - space.start
-        if (counted < 0).any() or (counted >= sizes).any():
+        if outside(space, np.asarray(value) - space.start).any():
             return f"an observation of {np.asarray(value).tolist()} is outside {space}"
     elif isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and np.isnan(value).any():
         return "an observation holds NaN: nothing can be said of it"

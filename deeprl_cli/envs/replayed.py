@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Discrete, MultiDiscrete
 
 from deeprl_cli.envs.actions import ActionView
-from deeprl_cli.envs.spec import Array
+from deeprl_cli.envs.spec import Array, outside
 from deeprl_cli.envs.vector import VectorEnv, episode_seed
 from deeprl_cli.errors import UserError
 
@@ -188,9 +187,7 @@ class ReplayedVectorEnv(VectorEnv):
 
     def _outside(self, obs: Array) -> npt.NDArray[np.bool_]:
         """Of observations counted from 0, (n, *obs): which aren't below the number of choices there are."""
-        space = self.spec.observation_space
-        count = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else np.inf
-        return ((obs < 0) | (obs >= count)).reshape(len(obs), -1).any(1)  # type: ignore[return-value]
+        return np.asarray(outside(self.spec.observation_space, obs).reshape(len(obs), -1).any(1))
 
     def state_dict(self) -> dict[str, Any]:
         histories = [self._history.of(index) for index in range(self.num_envs)]

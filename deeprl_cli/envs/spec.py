@@ -66,6 +66,15 @@ def channels_last(space: gym.Space[Any]) -> bool:
     return bool(shape[2] <= shape[0] if known is None else known)
 
 
+def outside(space: gym.Space[Any], counted: Array) -> npt.NDArray[np.bool_]:
+    """Which of the numbers `counted` from 0 are no choices of a Discrete or MultiDiscrete space; none of another's."""
+    sizes: Any = np.inf
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        sizes = space.n if isinstance(space, gym.spaces.Discrete) else space.nvec
+    found: npt.NDArray[np.bool_] = (counted < 0) | (counted >= sizes)
+    return found
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """The spaces of one environment as the algorithm sees them, not as the environment declares them.

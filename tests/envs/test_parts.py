@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from gymnasium import spaces
 from deeprl_cli.api.runs import load
 from deeprl_cli.commands.resume import resume
 from deeprl_cli.config.compose import load_config
-from deeprl_cli.envs.make import env_spec, make_single_env
-from deeprl_cli.errors import ConfigError
+from deeprl_cli.envs.make import env_spec, make_single_env, make_vector_env
+from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.nets.build import NetworkFactory, resolve_name
 from deeprl_cli.nets.modules import Convolutions, Joined
 from deeprl_cli.rl.normalisers import RunningStatistics
@@ -35,7 +37,8 @@ SPACES = {
 class Several(gym.Env):
     """The reward is for the action that a part of the observation names: to be read off the image alone."""
 
-    def __init__(self, kind="dict"):
+    def __init__(self, kind="dict", wrong=None):
+        self.wrong = wrong
         self.observation_space, self.action_space = SPACES[kind], spaces.Discrete(2)
         self.observation_space.seed(0)
         self.kind = kind
@@ -52,8 +55,12 @@ class Several(gym.Env):
         return self._see(), {}
 
     def step(self, action):
-        reward = float(action == self.told)
-        return self._see(), reward, False, bool(self.np_random.random() < 0.1), {}
+        reward, observation = float(action == self.told), self._see()
+        if self.wrong == "missing":
+            del observation["goal"]
+        elif self.wrong:
+            observation |= WRONG[self.wrong][0]
+        return observation, reward, False, bool(self.np_random.random() < 0.1), {}
 
 
 gym.register("Several-v0", Several)
@@ -98,6 +105,34 @@ def test_the_network_reads_each_image_by_convolutions_and_the_rest_as_it_is():
     rest = [np.concatenate([one["goal"], np.eye(3)[one["turn"]]]) for one in (first, second)]
     expected = torch.cat([camera(both)[0], board(maps)[0], torch.from_numpy(np.concatenate(rest)).float()])
     torch.testing.assert_close(got[0], expected)
+
+
+WRONG = {
+    "turned": ({"camera": np.zeros((36, 40, 3), np.uint8)}, "uint8 of shape (40, 36, 3), at 'camera'"),
+    "wide": ({"map": np.full((5, 4), 300)}, "returned pixels from 300 to 300"),
+    "floats": ({"map": np.full((5, 4), 0.5)}, "an array of float64 of shape (5, 4)"),
+    "nothing": ({"goal": None}, "returned None as its observation"),
+    "spread": ({"goal": 0.0}, "the number 0.0 (float) as its observation"),
+    "below": ({"turn": -1}, "returned -1, which isn't of Discrete(3), at 'turn'"),
+    "above": ({"turn": 3}, "returned 3, which isn't of Discrete(3), at 'turn'"),
+}
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("wrong", [*WRONG, "missing"])
+def test_each_part_is_held_against_its_own_space(wrong, backend, opened):
+    """Flattened, another shape, a choice that there isn't and a wide number would pass for what is due."""
+    if backend == "async" and wrong not in ("turned", "missing"):
+        pytest.skip("the same check in a process of its own")
+    cfg = config("dict", f"env.backend={backend}", f"env.kwargs.wrong={wrong}").env
+    cfg = dataclasses.replace(cfg, generators="shared", origin=None)
+    envs = opened(make_vector_env(cfg, [4], 1, training=True))
+    envs.reset()
+    told = WRONG[wrong][1] if wrong in WRONG else "a dictionary of camera, map, turn as its observation"
+    with pytest.raises(UserError) as refused:
+        envs.step(np.zeros((1,), np.int64))
+    assert told in str(refused.value)
+    assert str(refused.value).startswith("environment 0 of seed 4 (Several-v0), episode 0, step 0: ")
 
 
 @pytest.mark.parametrize("kind", ["dict", "floats"])
