@@ -98,6 +98,7 @@ class Algorithm(nn.Module):
         self.hp = Values(self.configs)
         self.make_network = NetworkFactory(spec.observation_space, network, config.hidden, config.activation)
         self.eager: dict[str, Callable[..., Any]] = {}
+        self.evaluated = 0  # the batch size, of each seed, that evaluation's `act` is compiled for; 0: for none
         self.worker = 0  # which of the workers it is the algorithm of, where there are several
 
     @classmethod
@@ -228,9 +229,21 @@ class Algorithm(nn.Module):
             setattr(self, name, compiler(name, method))
 
     def act_eagerly(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """`act`, never compiled: evaluation's batch sizes would each cost a compilation."""
+        """`act`, never compiled: each batch size would cost a compilation."""
         action: Tensor = self.eager.get("act", self.act)(obs, noise)
         return action
+
+    def act_evaluating(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """`act` for batches of any size; without noise `evaluated` observations at a time, where that is compiled."""
+        if noise is not None or not self.evaluated or "act" not in self.eager:
+            return self.act_eagerly(obs, noise)
+        count, size = obs.shape[1], self.evaluated
+        if count == size:
+            return self.act(obs, None)
+        if missing := -count % size:
+            obs = torch.cat((obs, obs[:, :1].expand(-1, missing, *obs.shape[2:])), 1)
+        parts = [part.clone(memory_format=torch.contiguous_format) for part in obs.split(size, 1)]
+        return torch.cat([self.act(part, None) for part in parts], 1)[:, :count]
 
 
 def done(steps: int | Tensor, horizon: int) -> float | Tensor:

@@ -47,10 +47,13 @@ class Policy(nn.Module):
         self.device = torch.device(device)
         return self.to(self.device)
 
-    def act(self, obs: np.ndarray, noise: Tensor | None, *, eager: bool = False) -> np.ndarray:
-        """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the mode."""
+    def act(self, obs: np.ndarray, noise: Tensor | None, *, evaluating: bool = False) -> np.ndarray:
+        """Actions `(N, *action)` for raw observations `(N, *obs)`; `noise` `(S, B, …)`, None for the mode.
+
+        `evaluating`: N may be any number, and cost no compilation of its own.
+        """
         x = self._seen(obs)
-        action = self.algorithm.act_eagerly(x, noise) if eager else self.algorithm.act(x, noise)
+        action = self.algorithm.act_evaluating(x, noise) if evaluating else self.algorithm.act(x, noise)
         actions: np.ndarray = action.flatten(0, 1).cpu().numpy()
         return actions
 

@@ -68,7 +68,29 @@ def test_acts_on_normalised_observations():
     actions = policy.act(raw, None)
     assert actions.shape == (6, 2)
     np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(policy.act(raw, None, eager=True), actions)
+    np.testing.assert_array_equal(policy.act(raw, None, evaluating=True), actions)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 8])
+def test_evaluation_acts_in_batches_of_one_size(count):
+    """One size is compiled for it, of whatever layout; fewer or more environments take as many batches as they need."""
+    (policy,) = policies(1)
+    raw = np.random.default_rng(0).standard_normal((2 * count, 4)).astype(np.float32)
+    expected, layouts = policy.act(raw, None), set()
+
+    def compiled(name, method):
+        def graph(obs, noise):
+            layouts.add((obs.shape, obs.stride()))
+            return method(obs, noise)
+
+        return graph
+
+    policy.algorithm.compile_graphs(compiled)
+    np.testing.assert_array_equal(policy.act(raw, None, evaluating=True), expected)
+    assert layouts == set()
+    policy.algorithm.evaluated = 4
+    np.testing.assert_allclose(policy.act(raw, None, evaluating=True), expected, rtol=1e-5, atol=1e-6)
+    assert layouts == {((2, 4, 4), (16, 4, 1))}
 
 
 def test_data_are_normalised_by_their_own_seed():

@@ -169,7 +169,7 @@ def evaluate(
                 missing -= share[e] - len(played[e])
                 share[e], played[e], going[e] = 0, [], False
             continue
-        actions = policy.act(obs, None if noise is None else noise.next()["act"], eager=True)
+        actions = policy.act(obs, None if noise is None else noise.next()["act"], evaluating=True)
         step = envs.step(actions, going) if envs.pausable and not going.all() else envs.step(actions)
         obs = step.obs
         so_far += discount * step.reward

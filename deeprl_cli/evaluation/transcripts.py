@@ -44,7 +44,7 @@ def transcripts(policy: Policy, cfg: RunConfig, seed_index: int, *, stochastic: 
                 # all S act, being one stack; they all see what the chosen one sees
                 everyones = np.repeat(np.asarray(obs)[None], policy.num_seeds, axis=0)
                 drawn = None if noise is None else noise.next()["act"].to(policy.device)
-                action = policy.act(everyones, drawn, eager=True)[seed_index]
+                action = policy.act(everyones, drawn, evaluating=True)[seed_index]
                 obs, reward, terminated, truncated, _ = env.step(action)
                 total, over = total + float(reward), terminated or truncated
             shown.append(Transcript(str(env.render()), total))

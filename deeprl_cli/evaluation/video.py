@@ -115,7 +115,7 @@ def _play(policy: Policy, env: gym.Env[Any, Any], seed_index: int, run_seed: int
     yield render(env)
     for _ in range(MAX_STEPS):
         # all S act, being one stack; they all see what the chosen one sees
-        actions = policy.act(np.repeat(np.asarray(obs)[None], policy.num_seeds, axis=0), None, eager=True)
+        actions = policy.act(np.repeat(np.asarray(obs)[None], policy.num_seeds, axis=0), None, evaluating=True)
         obs, _, terminated, truncated, _ = env.step(actions[seed_index])
         yield render(env)
         if terminated or truncated:

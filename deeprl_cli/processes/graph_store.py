@@ -21,10 +21,12 @@ from torch import nn
 
 from deeprl_cli.processes import fingerprint
 from deeprl_cli.processes.fingerprint import UnknownValueError
+from deeprl_cli.processes.shared_object import put_together, taken_apart
 
 MAGIC = b"deeprl graph 1\n"
 LIMIT = 512 * 2**20  # bytes of all graphs together; a graph takes about one mebibyte
 SUFFIX = ".graph"
+APART, TORCHS = b"a", b"t"  # how a payload begins: by whose way it is to be loaded
 
 
 class GraphStore:
@@ -65,7 +67,12 @@ class GraphStore:
             payload = _read(path)
             if payload is None:
                 return None
-            made = torch.compiler.load_compiled_function(io.BytesIO(payload), f_globals=method.__func__.__globals__)
+            scope, way, content = method.__func__.__globals__, payload[:1], payload[1:]
+            if way == APART:
+                made: Callable[..., Any] = put_together(content, scope, self.folder)
+            else:
+                loaded: Any = torch.compiler.load_compiled_function(io.BytesIO(content), f_globals=scope)
+                made = loaded.fn
         except Exception as error:  # of an unknown kind: what is stored is torch's own affair
             self.say(f"a stored graph can't be used and is compiled anew ({type(error).__name__}: {error}): {path}")
             with contextlib.suppress(OSError):
@@ -73,12 +80,15 @@ class GraphStore:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the least used go first
-        return bound(made, method)
+        return MethodType(made, method.__self__)
 
     def keep(self, path: Path, made: Any) -> None:
         """Store what `aot_compile` made; a full disk costs nothing but the time to compile it again."""
         try:
-            payload = type(made).serialize(made).serialized_data
+            try:
+                payload = APART + taken_apart(made)
+            except Exception:  # not only NotPlainError: these are parts that torch may rename
+                payload = TORCHS + type(made).serialize(made).serialized_data
             path.parent.mkdir(mode=0o700, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
             with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -110,7 +120,7 @@ def of_method_owner(module: nn.Module, switches: str) -> str:
     The graphs themselves are left out (an algorithm that is compiled holds them), and which members learn: what they
     have of their own is a tensor in `hp`, and an input.
     """
-    own = (*getattr(module, "graphs", ()), "eager", "seeds", "members", "configs")
+    own = (*getattr(module, "graphs", ()), "eager", "evaluated", "seeds", "members", "configs")
     return _hash(fingerprint.of_this_place(), switches, fingerprint.of_module(module, leaving_out=own))
 
 

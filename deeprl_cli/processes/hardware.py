@@ -28,7 +28,7 @@ PARALLEL_FLOPS = 50e6  # an update below this is done before a second thread has
 MAX_THREADS = 8  # small matrices gain nothing from more
 # Seconds on the machine that the savings below were measured on: a slower one is slower in both.
 COMPILE_SECONDS = 12.0  # to compile an algorithm's graphs for the first time
-LOAD_SECONDS = 3.0  # to load them, most of it the import of inductor
+LOAD_SECONDS = 0.5  # to load them
 
 
 class Workload(NamedTuple):
@@ -142,12 +142,13 @@ def resolve(
 
 def _worth_compiling(workload: Workload, known: bool) -> tuple[bool, str]:
     """Whether compiling, or loading what an earlier run compiled, takes less time than it saves; and why, in words."""
-    takes, saves = LOAD_SECONDS if known else COMPILE_SECONDS, f"about {workload.compiling_saves:.0f} s"
-    doing = "loading its compiled graphs" if known else "compiling"
-    if workload.compiling_saves > takes:
-        once = "" if known else " once"
-        return True, f"compiled: that saves {saves}, and {doing} takes about {takes:.0f} s{once}"
-    return False, f"eager: {doing} would take longer (about {takes:.0f} s) than it would save ({saves})"
+    seconds, saves = LOAD_SECONDS if known else COMPILE_SECONDS, f"about {workload.compiling_saves:.1g} s"
+    if workload.compiling_saves >= 1:
+        saves = f"about {workload.compiling_saves:.0f} s"
+    doing, takes = ("loading its graphs", "half a second") if known else ("compiling", f"about {seconds:.0f} s")
+    if workload.compiling_saves > seconds:
+        return True, f"compiled: that saves {saves}, and {doing} takes {takes}{'' if known else ' once'}"
+    return False, f"eager: {doing} would take longer ({takes}) than it would save ({saves})"
 
 
 def stored_graphs(algorithm: nn.Module, names: Iterable[str], ranks: int) -> Callable[[int, str], bool]:
@@ -202,7 +203,6 @@ class GraphCompiler:
         self.store: GraphStore | None = None
         if backend == "inductor":
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-            remove_half_made(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
             if not torch.cuda.is_available():
                 self.store = GraphStore(cache_folder() / "graphs", say)
         warnings.filterwarnings("ignore", message=".*TensorFloat32.*", category=UserWarning)
@@ -241,6 +241,10 @@ class GraphCompiler:
         return result, guardless(own) or compiled
 
     def _compile(self, name: str, method: MethodType) -> tuple[Callable[..., Any], MethodType]:
+        if self.backend == "inductor":
+            remove_half_made(
+                Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+            )  # imports inductor: not where graphs are loaded
         # A whole update differentiates inside its graph; without this switch the graph would break there.
         torch._dynamo.config.trace_autograd_ops = True
         # A code object of its own: dynamo keeps its cache, and its limit of entries, per code object, and one process

@@ -116,6 +116,8 @@ def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trai
     compiler = hw.GraphCompiler(trainer.compiling, say=services.progress.message) if parts.hardware.compile else None
     if compiler is not None:
         parts.policy.algorithm.compile_graphs(compiler)
+        if parts.evaluation_envs is not None:
+            parts.policy.algorithm.evaluated = parts.evaluation_envs.num_envs // cfg.seeds
     return trainer, compiler
 
 

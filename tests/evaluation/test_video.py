@@ -97,7 +97,7 @@ def test_plays_the_first_episode_of_eval(tmp_path):
     envs = make_vector_env(cfg.env, [seed + FRESH for seed in cfg.seed_list], 1, training=False)
     obs, lengths = envs.reset(), [0, 0]
     while not all(lengths):
-        step = envs.step(policy.act(obs, None, eager=True))
+        step = envs.step(policy.act(obs, None, evaluating=True))
         obs = step.obs
         for n in np.flatnonzero(step.episode_end):
             lengths[n] = lengths[n] or int(step.episode_length[n])
@@ -129,7 +129,7 @@ def test_several_episodes_in_one_video(tmp_path):
     envs = make_vector_env(cfg.env, [FRESH], 10, training=False)
     obs, lengths = envs.reset(), [0] * 10
     while not all(lengths):
-        step = envs.step(policy.act(obs, None, eager=True))
+        step = envs.step(policy.act(obs, None, evaluating=True))
         obs = step.obs
         for n in np.flatnonzero(step.episode_end):
             lengths[n] = lengths[n] or int(step.episode_length[n])

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from deeprl_cli.processes import graph_store, hardware
+from deeprl_cli.processes import graph_store, hardware, shared_object
 from deeprl_cli.processes.graph_store import GraphStore, why_not
 from deeprl_cli.processes.hardware import GraphCompiler
+from deeprl_cli.processes.shared_object import NotPlainError
 
 
 def compiles(test):
@@ -104,7 +108,92 @@ def test_what_is_held_is_known_before_anything_is_called(cache: Path) -> None:
 
 
 @compiles
-@pytest.mark.parametrize("damage", ["cut", "changed", "foreign", "not torch's"])
+def test_a_graph_is_loaded_without_the_compiler(cache: Path) -> None:
+    """Importing dynamo and inductor takes longer than many trainings. In a process of its own: here they may be in."""
+    program = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); from test_graph_store import Compiled, Walker\n"
+        "torch.set_num_threads(int(sys.argv[2])); loaded = Compiled(Walker()); loaded.step(torch.arange(3.0))\n"
+        "heavy = [name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules]\n"
+        "print(loaded.done, loaded.said, heavy, loaded.walker.weight.tolist())"
+    )
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(torch.get_num_threads())]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    eager = Walker()
+    eager.step(torch.arange(3.0))
+    assert said.stdout.strip() == f"['loading'] [] [] {eager.weight.tolist()}"
+
+
+@compiles
+def test_what_cannot_be_taken_apart_is_kept_torchs_way(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(made: object) -> bytes:
+        raise NotPlainError("it has tokens")
+
+    (file,) = stored(cache)
+    whole = file.read_bytes()
+    file.unlink()
+    monkeypatch.setattr(graph_store, "taken_apart", refused)
+    try:
+        first, eager = Compiled(Walker()), Walker()
+        first.step(torch.arange(3.0))
+        assert graph_store._read(file)[:1] == graph_store.TORCHS
+        second = Compiled(Walker())
+        torch.testing.assert_close(second.step(torch.arange(3.0)), eager.step(torch.arange(3.0)))
+        assert (first.done, second.done, second.said) == (["compiling"], ["loading"], [])
+    finally:
+        file.write_bytes(whole)
+        file.chmod(0o600)
+
+
+def test_what_torch_does_around_a_graph_is_not_left_out() -> None:
+    """Each of these would be lost if only the library were kept."""
+
+    def entry(**changes: object) -> SimpleNamespace:
+        result = SimpleNamespace(
+            constants={},
+            torchbind_constants={},
+            frozen_param_names={},
+            inputs_to_check=[],
+            device_types={"cpu"},
+            source_code="cpp_wrapper_src = …",
+        )
+        data = SimpleNamespace(
+            num_mutated_inp_runtime_indices=0,
+            grad_enabled_mutation=None,
+            tokens={},
+            num_graphsafe_rng_states=0,
+            output_info=[SimpleNamespace(output_type=SimpleNamespace(name="non_alias"))],
+        )
+        whole = SimpleNamespace(compiled_bw=None, maybe_subclass_meta=None)
+        for name, value in changes.items():
+            owner = next(part for part in (whole, data, result) if hasattr(part, name))
+            setattr(owner, name, value)
+        whole.runtime_metadata, whole.compiled_fw = data, SimpleNamespace(result=result)
+        return whole
+
+    shared_object._check(entry())
+    other = [SimpleNamespace(output_type=SimpleNamespace(name="alias_of_intermediate"))]
+    for name, value in [
+        ("compiled_bw", object()),
+        ("maybe_subclass_meta", object()),
+        ("num_mutated_inp_runtime_indices", 1),
+        ("grad_enabled_mutation", False),
+        ("tokens", {"t": 1}),
+        ("num_graphsafe_rng_states", 1),
+        ("output_info", other),
+        ("constants", {"c": 1}),
+        ("torchbind_constants", {"c": 1}),
+        ("frozen_param_names", {"c": 1}),
+        ("inputs_to_check", [0]),
+        ("device_types", {"cpu", "cuda"}),
+        ("source_code", "cpp_wrapper_src = custom_op_wrapper"),
+        ("source_code", "async_compile.cpp_pybinding"),
+    ]:
+        with pytest.raises(NotPlainError):
+            shared_object._check(entry(**{name: value}))
+
+
+@compiles
+@pytest.mark.parametrize("damage", ["cut", "changed", "foreign", "not torch's", "not ours"])
 def test_a_damaged_graph_is_said_and_compiled_anew(cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = stored(cache)
     whole = file.read_bytes()
@@ -112,9 +201,12 @@ def test_a_damaged_graph_is_said_and_compiled_anew(cache: Path, damage: str, mon
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
         monkeypatch.setattr(graph_store, "why_not", lambda folder: "")
     else:
-        payload = b"not a pickle"
+        payload = graph_store.APART if damage == "not ours" else graph_store.TORCHS
+        payload += b"not a pickle"
         other = graph_store.MAGIC + hashlib.sha256(payload).digest() + payload
-        file.write_bytes({"cut": whole[:-9], "changed": whole[:-1] + b"!", "not torch's": other}[damage])
+        file.write_bytes(
+            {"cut": whole[:-9], "changed": whole[:-1] + b"!", "not torch's": other, "not ours": other}[damage]
+        )
     again = Compiled(Walker())
     monkeypatch.setattr(again.compiler, "_compile", lambda name, method: pytest.skip("it would be compiled"))
     try:
