@@ -7,7 +7,6 @@ Usage: python benchmarks/door.py [--sb3 PYTHON] [--sbx PYTHON] [--jobs JOB,…] 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -81,15 +80,10 @@ def ours(job: Job, seed: int, overrides: Sequence[str], cache: Path) -> tuple[fl
         seconds, peak, _ = timed(command, Path(folder), XDG_CACHE_HOME=str(cache))
         run = Path(folder) / "run"
         summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        with (run / f"seed_{seed}" / "metrics.csv").open(encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("eval/episodes")]
-        final = summary["eval"]
-        played = sum(float(row["eval/length_mean"]) * float(row["eval/episodes"]) for row in rows)
-        played += 2 * final["episodes"] * float(rows[-1]["eval/length_mean"])  # last and best; half, where they are one
         return seconds, {
-            "return": final["return_mean"][0],
+            "return": summary["eval"]["return_mean"][0],
             "steps": summary["total_steps"],
-            "evaluation_steps": round(played),
+            "evaluation_steps": summary["evaluation_steps"],
             "to_first_step_s": summary["startup_seconds"],
             "compiling_s": summary["compile_seconds"],
             "training_s": round(summary["total_steps"] / summary["steps_per_second"], 2),

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deeprl_cli.errors import ConfigError
+from deeprl_cli.processes import cheaper
 from deeprl_cli.processes.compile_cache import cache_folder, remove_half_made
 from deeprl_cli.processes.compile_cache import find_compiler as find_compiler
 from deeprl_cli.processes.cores import available_cores as available_cores
@@ -232,12 +233,13 @@ class GraphCompiler:
                 return loaded(*args), loaded
         self.announce(f"compiling {name}{' (only once: later runs load it)' if self.store else ''}")
         compiled, own = self._compile(name, method)
-        if self.store and place:
-            made = compiled.aot_compile((args, {}))  # type: ignore[attr-defined]
-            self.store.keep(place, made)
-            kept = bound(made, method)
-            return kept(*args), kept
-        result = compiled(*args)
+        with nullcontext() if self.store is None else cheaper.functions():
+            if self.store and place:
+                made = compiled.aot_compile((args, {}))  # type: ignore[attr-defined]
+                self.store.keep(place, made)
+                kept = bound(made, method)
+                return kept(*args), kept
+            result = compiled(*args)
         return result, guardless(own) or compiled
 
     def _compile(self, name: str, method: MethodType) -> tuple[Callable[..., Any], MethodType]:
@@ -262,7 +264,7 @@ class GraphCompiler:
         after can't change: `layout` checks what comes in, and the rest is in the graph's key."""
         if self.store is None:
             return None
-        return {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        return {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe, **cheaper.CONTRACT}
 
 
 Layout = tuple[Any, ...]

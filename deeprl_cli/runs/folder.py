@@ -29,7 +29,8 @@ from deeprl_cli.schema.typed import to_plain
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 # Goes up when the same configuration comes to other numbers, by rounding at least. 2: initial weights on one thread.
-NUMERICS = 2
+# 3: compiled graphs have a tanh of their own, and multiply and add at once.
+NUMERICS = 3
 _MAX_TEXT_BYTES = 4 << 20  # a config or summary is a few kB; anything larger isn't one
 LONGEST_NAME = 100  # characters of a name in a folder's
 _DEEPEST = 50  # lists and mappings within one another; a configuration has four

@@ -61,6 +61,20 @@ def test_summary_has_every_promised_field(run: Path) -> None:
     assert all(len(evaluation[key]) == 2 for key in ("return_mean", "return_std", "best_return_mean"))
 
 
+def test_steps_of_evaluations_are_counted(run: Path) -> None:
+    """On the way, of the last policy, and of the best one where it is another. Episodes of Pendulum have 200 steps."""
+    summary, rows = read_summary(run), []
+    for seed in (0, 1):
+        with (run / f"seed_{seed}" / "metrics.csv").open() as file:
+            rows += [row for row in csv.DictReader(file) if row["eval/episodes"]]
+    played = sum(float(row["eval/episodes"]) * float(row["eval/length_mean"]) for row in rows)
+    if summary["env"] != "Pendulum-v1":
+        assert summary["evaluation_steps"] > played
+    else:
+        alike = summary["eval"]["best_return_mean"] == summary["eval"]["return_mean"]
+        assert summary["evaluation_steps"] == played + 2 * 3 * 200 * (1 if alike else 2)
+
+
 def test_folder_holds_config_checkpoints_and_curves(run: Path) -> None:
     assert read_config(run)["resolved"]["compile"] is False
     state = load_checkpoint(run / "checkpoints" / "last").state
