@@ -108,7 +108,10 @@ def test_compiled_equals_eager(name):
     assert_compiled_equals_eager(name, None, "aot_eager")
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("dqn", "ppo", "sac") else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS],
+)
 def test_compiled_members_equal_eager(name):
     """The same of members with values of their own, which change on the way."""
     assert_compiled_equals_eager(name, None, "aot_eager", apart=True)

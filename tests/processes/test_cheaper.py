@@ -31,17 +31,37 @@ def test_what_else_is_compiled_keeps_torchs() -> None:
     from torch._inductor import decomposition
 
     tables = (decomposition.decompositions, decomposition.fast_random_decomps())
-    target = torch.ops.aten.tanh.default
-    before = [table.get(target) for table in tables]
+    before = [dict(table) for table in tables]
 
     @cheaper.functions()
     def interrupted() -> None:
-        assert all(table[target] is cheaper.tanh for table in tables)
+        assert all(
+            table[target] is not known.get(target)
+            for table, known in zip(tables, before, strict=True)
+            for target in cheaper.FUNCTIONS
+        )
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert [table.get(target) for table in tables] == before
+    assert [dict(table) for table in tables] == before
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_products_with_few_columns_are_computed_transposed(lead: tuple[int, ...]) -> None:
+    a, b = torch.randn(*lead, 64, 7), torch.randn(*lead, 7, 4)
+    product = cheaper.matmul(a, b)
+    torch.testing.assert_close(product, a @ b)
+    assert product.stride()[-2:] == (1, 64)
+    for other in ((a, b[..., :1]), (a[..., :63, :], b), (a, torch.randn(*lead, 7, 17)), (a.double(), b.double())):
+        assert cheaper.matmul(*other) is NotImplemented
+
+
+def test_a_bias_is_added_to_the_product() -> None:
+    bias, a, b = torch.randn(5), torch.randn(3, 4), torch.randn(4, 5)
+    torch.testing.assert_close(cheaper.addmm(bias, a, b), torch.addmm(bias, a, b))
+    assert cheaper.addmm(bias, a, b, alpha=2) is NotImplemented
+    assert cheaper.addmm(bias.double(), a.double(), b.double()) is NotImplemented
 
 
 class Curve(nn.Module):

@@ -380,6 +380,7 @@ def test_a_run_is_launched_stopped_resumed_and_evaluated(job, launch, tmp_path):
     assert read_run(run)[1].hardware.ranks == 2
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed(job, launch, tmp_path):
     """All start again from the last checkpoint, and the run ends as if nothing had happened."""
     options = [*RUN, "total_steps=1920", "checkpoint.every=128"]
@@ -406,6 +407,7 @@ def test_how_often_ranks_are_started_again(option, count):
     assert _max_restarts(load_config([*RUN, f"hardware.{option}"])) == count
 
 
+@pytest.mark.slow
 def test_no_more_restarts(job, tmp_path):
     """One line, an exit code, a summary that says so, and a checkpoint to resume from."""
     run = tmp_path / "run"
@@ -450,6 +452,7 @@ gym.register("Broken-v0", Broken, max_episode_steps=500)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code", "tracebacks"), [("nan", 2, 0), ("raise", 1, 2)])
 def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, launch, tmp_path, monkeypatch):
     """What the user can mend is one line; an exception has its traceback, from the rank that it came to."""
@@ -467,6 +470,7 @@ def test_an_error_is_told_once_and_not_tried_again(how, code, tracebacks, launch
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_torchrun_and_verify(job, launch, tmp_path):
     """Started by torch's own program, processes become ranks, of which one talks; `deeprl verify` has ranks, too."""
     run = tmp_path / "run"
@@ -482,6 +486,7 @@ def test_torchrun_and_verify(job, launch, tmp_path):
     assert "NOT reproduced: other weights at step 320; the same up to step 256" in output
 
 
+@pytest.mark.slow
 def test_resumed_with_another_number_of_ranks(launch, tmp_path):
     """A checkpoint is that of one process: two ranks' run goes on in one, and in four."""
     run = tmp_path / "run"
