@@ -217,21 +217,24 @@ class GraphCompiler:
             if (known := graphs.get(expected)) is not None:
                 return known(*args)
             start = time.perf_counter()
-            result, graphs[expected] = self._first_call(name, method, args)
+            called = f"{name} for another batch size" if graphs else name
+            result, graphs[expected] = self._first_call(name, called, method, args)
             self.seconds += time.perf_counter() - start
             self.announce(None)
             return result
 
         return graph
 
-    def _first_call(self, name: str, method: MethodType, args: tuple[Any, ...]) -> tuple[Any, Callable[..., Any]]:
+    def _first_call(
+        self, name: str, called: str, method: MethodType, args: tuple[Any, ...]
+    ) -> tuple[Any, Callable[..., Any]]:
         """The result of the first call with arguments of this layout, and what to call from now on."""
         place = self.store.place(name, method, args) if self.store else None
         if self.store and place and place.exists():
-            self.announce(f"loading {name}, compiled by an earlier run")
+            self.announce(f"loading {called}, compiled by an earlier run")
             if (loaded := self.store.load(place, method)) is not None:
                 return loaded(*args), loaded
-        self.announce(f"compiling {name}{' (only once: later runs load it)' if self.store else ''}")
+        self.announce(f"compiling {called}{' (only once: later runs load it)' if self.store else ''}")
         compiled, own = self._compile(name, method)
         with nullcontext() if self.store is None else cheaper.functions():
             if self.store and place:
