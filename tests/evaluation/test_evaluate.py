@@ -20,8 +20,8 @@ class Walkers:
         self.right, self.num_seeds, self.calls = right, len(right), 0
         self.algorithm = SimpleNamespace(configs=[SimpleNamespace(gamma=0.5)] * len(right))
 
-    def act(self, obs, noise, *, eager):
-        assert eager
+    def act(self, obs, noise, *, evaluating):
+        assert evaluating
         assert noise is None
         self.calls += 1
         return np.repeat(np.array(self.right, np.int64), len(obs) // self.num_seeds)
