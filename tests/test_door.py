@@ -1,4 +1,5 @@
-"""benchmarks/door.py: what is typed has the values that the peers' scripts have. No speed is judged."""
+"""benchmarks/door.py: what is typed has the values that the peers' scripts have; auto.py: what is typed is a job. No speed
+is judged."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import pytest
 from deeprl_cli.config.compose import load_config
 from tests.test_benchmarks import load
 
-door, peers = load("door"), load("door_peers")
+door, peers, auto = load("door"), load("door_peers"), load("auto")
 
 KEYS = {
     "n_steps": "rollout_length",
@@ -58,3 +59,11 @@ def test_table():
     _, _, sb3, sbx = door.table({"ppo": row}, cold=False)
     assert sb3.endswith("| 11.0 s | sb3 55.0 s | 5.00× | 5× | 490.0, 495.0 |")
     assert sbx.endswith("| 2.00× | 1× | 490.0, 900.0, not alike: does not count |")
+
+
+@pytest.mark.parametrize("name", auto.JOBS)
+def test_each_choice_is_one_of_the_hardwares(name):
+    typed = auto.JOBS[name].split()
+    assert load_config(typed).hardware.compile == "auto"
+    offered = {called: load_config([*typed, *more]).hardware for called, more in auto.choices().items()}
+    assert {called: auto.called(cfg.compile, cfg.threads) for called, cfg in offered.items()} == {n: n for n in offered}

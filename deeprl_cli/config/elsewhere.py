@@ -77,6 +77,7 @@ TABLE: dict[str, tuple[Name, ...]] = {
         _none("weights are always kept, best and last: leave it out", sb3="save_vecnormalize",
               cleanrl="save_model"),
         _none("nothing is uploaded: leave it out", cleanrl="upload_model hf_entity"),
+        _none("deeprl tune draws by TPE, after a Sobol start: leave it out", sb3="sampler"),
         _none("everything runs on PyTorch: leave it out", rllib="framework framework_str"),
     ),
     "Environments": (

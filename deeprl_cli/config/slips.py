@@ -31,7 +31,8 @@ def refuse_slips(words: Sequence[str]) -> None:
 
 
 def _refuse_one(word: str) -> None:
-    """`help`, typographic quotes, `seed=0..4`, `algo.hidden=[64 64]` and `env.kwargs.render_mode=human`."""
+    """`help`, typographic quotes, `seed=0..4`, `algo.hidden=[64 64]`, `env.kwargs.render_mode=human`, `log=wandb`,
+    `save=true` and `sweep_dir=…`."""
     if word in ("help", "?"):
         raise ConfigError(f"'{word}': write deeprl train --help")
     if (plain := word.translate(_QUOTES)) != word:
@@ -49,6 +50,12 @@ def _refuse_one(word: str) -> None:
         )
     if re.fullmatch(r"\+*env\.kwargs\.render_mode=['\"]?human['\"]?", word):
         raise ConfigError(f"'{word}': training opens no window; to see the trained policy: deeprl watch RUN")
+    if match := re.fullmatch(r"log=(wandb|mlflow|trackio)", word):
+        raise ConfigError(f"'{word}': write log.to=[tensorboard,{match[1]}]")
+    if re.fullmatch(r"save=\w+", word):
+        raise ConfigError(f"'{word}': the last weights and the best ones are always kept: leave it out")
+    if match := re.fullmatch(r"sweep_?dir=(.+)", word):
+        raise ConfigError(f"'{word}': write hydra.sweep.dir={match[1]}")
 
 
 def _spaces_around_equals(words: Sequence[str]) -> None:

@@ -246,10 +246,8 @@ class GraphCompiler:
         return result, guardless(own) or compiled
 
     def _compile(self, name: str, method: MethodType) -> tuple[Callable[..., Any], MethodType]:
-        if self.backend == "inductor":
-            remove_half_made(
-                Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-            )  # imports inductor: not where graphs are loaded
+        if self.backend == "inductor":  # not in the constructor: it imports inductor, which loading a graph needn't
+            remove_half_made(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
         # A whole update differentiates inside its graph; without this switch the graph would break there.
         torch._dynamo.config.trace_autograd_ops = True
         # A code object of its own: dynamo keeps its cache, and its limit of entries, per code object, and one process

@@ -45,6 +45,9 @@ MISTAKES = {
     "train env.kwargs.foo=1": "env.kwargs.foo: 'CartPole-v1' doesn't take it; it takes sutton_barto_reward",
     "train env_kwargs.foo=1": "env.kwargs.foo=1",
     "train env.kwargs.render_mode=human": "to see the trained policy: deeprl watch RUN",
+    "train log=wandb": "write log.to=[tensorboard,wandb]",
+    "train save=true": "the last weights and the best ones are always kept: leave it out",
+    "train -m seed=0,1 sweep_dir=mine": "write hydra.sweep.dir=mine",
     # algorithms that can't take the actions
     "train algo=sac": "use algo=ppo or algo=dqn or algo=a2c, or env=Pendulum-v1",
     "train algo=dqn env=Pendulum-v1": "use algo=sac or algo=ppo or algo=td3, or env=CartPole-v1",
