@@ -65,7 +65,7 @@ class NoiseSpec(NamedTuple):
 class Algorithm(nn.Module):
     """S independent learners of one algorithm, the `members` of the seed axis.
 
-    `hp` holds the numbers of the configuration that members may have of their own, each one number or `(S,)`; what a
+    `hp` holds the numbers of the configuration that members may have of their own, each `(S,)`; what a
     field without that mark says is `config`'s, and the same for all.
 
     Subclasses name the loop they live in, what they take, and write `act`, `step` and `update`. `step` is the whole

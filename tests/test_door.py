@@ -1,5 +1,7 @@
-"""benchmarks/door.py: what is typed has the values that the peers' scripts have; auto.py: what is typed is a job. No speed
-is judged."""
+"""benchmarks/door.py: what is typed has the values that the peers' scripts have; auto.py: it is a job.
+
+No speed is judged.
+"""
 
 from __future__ import annotations
 

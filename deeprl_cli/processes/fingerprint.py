@@ -37,9 +37,12 @@ class UnknownValueError(Exception):
 
 
 def of_module(module: nn.Module, leaving_out: Collection[str] = ()) -> str:
-    """All that code traced through `module` may have read, but for these of its own attributes. Raises
-    UnknownValueError."""
-    return "\n".join(_Walk(leaving_out).lines("self", module))
+    """All that code traced through `module` may have read, but for these of its own attributes (`config.lr` is one).
+    Raises UnknownValueError."""
+    walk, first = _Walk(leaving_out), []
+    if hasattr(module, "config"):  # where it is met first is where its fields are left out
+        first = list(walk.lines("self.config", module.config))
+    return "\n".join([*first, *walk.lines("self", module)])
 
 
 def of_arguments(arguments: Any) -> str:

@@ -7,6 +7,7 @@ user's own cache folder, which nobody else may read or write, and never comes fr
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
@@ -22,6 +23,7 @@ from torch import nn
 from deeprl_cli.processes import fingerprint
 from deeprl_cli.processes.fingerprint import UnknownValueError
 from deeprl_cli.processes.shared_object import put_together, taken_apart
+from deeprl_cli.schema.members import is_number, own_values
 
 MAGIC = b"deeprl graph 1\n"
 LIMIT = 512 * 2**20  # bytes of all graphs together; a graph takes about one mebibyte
@@ -117,10 +119,14 @@ class GraphStore:
 def of_method_owner(module: nn.Module, switches: str) -> str:
     """The key of all graphs of one algorithm in one configuration, on this machine. Raises UnknownValueError.
 
-    The graphs themselves are left out (an algorithm that is compiled holds them), and which members learn: what they
-    have of their own is a tensor in `hp`, and an input.
+    The graphs themselves are left out (an algorithm that is compiled holds them), and which members learn; and the
+    numbers that members may have of their own, which are tensors in `hp`, and inputs. A plug-in's code may read them
+    where it shouldn't: its own all count.
     """
-    own = (*getattr(module, "graphs", ()), "eager", "evaluated", "seeds", "members", "configs")
+    own = [*getattr(module, "graphs", ()), "eager", "evaluated", "seeds", "members", "configs"]
+    config = getattr(module, "config", None)
+    if dataclasses.is_dataclass(config) and type(module).__module__.startswith(f"{fingerprint.PACKAGE.name}."):
+        own += [f"config.{key}" for key, value in own_values(config).items() if is_number(value)]
     return _hash(fingerprint.of_this_place(), switches, fingerprint.of_module(module, leaving_out=own))
 
 

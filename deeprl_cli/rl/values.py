@@ -1,6 +1,6 @@
-"""Hyper-parameters as members of the seed axis have them: one number where all agree, else a tensor `(S,)`.
+"""Hyper-parameters as members of the seed axis have them: a tensor `(S,)` each.
 
-A number is a constant of the graphs that read it, which are what they would be without members; a tensor is an input.
+A tensor is an input of the graphs that read it: another number compiles nothing anew, in a sweep or by hand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
-from deeprl_cli.schema.members import own_keys, value_at
+from deeprl_cli.schema.members import is_number, own_keys, value_at
 
 Number = float | Tensor  # of all members, or `(S,)`
 
@@ -19,7 +19,8 @@ Number = float | Tensor  # of all members, or `(S,)`
 class Values(nn.Module):
     """The numbers of one configuration a member, by their keys with `_` for `.`: `kl.coef` is `kl_coef`.
 
-    None where all have none. Tensors aren't part of `state_dict()`: they come from the configuration.
+    What isn't a number (None, `auto`) is the same for all, and stands as it is. Tensors aren't part of `state_dict()`:
+    they come from the configuration.
     """
 
     def __init__(self, configs: Sequence[Any]) -> None:
@@ -35,7 +36,7 @@ class Values(nn.Module):
         """Take `numbers`, one a member, under this name."""
         if hasattr(self, name):
             delattr(self, name)
-        if all(number == numbers[0] for number in numbers) or not isinstance(numbers[0], int | float):
+        if not is_number(numbers[0]):
             setattr(self, name, numbers[0])
         else:
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32), persistent=False)

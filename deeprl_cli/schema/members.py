@@ -64,6 +64,11 @@ def own_values(config: Any) -> dict[str, Any]:
     return {key: value_at(config, key) for key in own_keys(type(config))}
 
 
+def is_number(value: Any) -> bool:
+    """Whether a member's own value is a tensor of `hp`, and an input of the graphs."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """A dataclass with other values at these keys."""
     changes: dict[str, Any] = {}
