@@ -62,7 +62,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
         from deeprl_cli.processes.hardware import kept
         from deeprl_cli.processes.signals import began
         from deeprl_cli.runs.checkpoint import newest_checkpoint
-        from deeprl_cli.runs.folder import read_config, rewrite_config
+        from deeprl_cli.runs.folder import of_other_numerics, read_config, rewrite_config
         from deeprl_cli.runs.group_record import goes_on_alone
         from deeprl_cli.runs.lock import locked
         from deeprl_cli.runs.machine import others_than
@@ -81,7 +81,7 @@ def resume(path: Path, overrides: Sequence[str], *, trust: bool = False) -> Path
         run, replace(before, callbacks=[c for c in before.callbacks if c in cfg.callbacks]), trust, training=True
     )
     if not launched() and not in_rank():
-        for told in others_than(resolved.get("machine")):
+        for told in (*of_other_numerics(resolved), *others_than(resolved.get("machine"))):
             print(told, flush=True)
     seen = preflight(cfg, fresh=False)
     with membership(cfg), ExitStack() as stack:

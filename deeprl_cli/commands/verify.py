@@ -45,7 +45,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
     from deeprl_cli.envs.generators import seeded_apart
     from deeprl_cli.processes import hardware as hw
     from deeprl_cli.processes.signals import stop_on_signals
-    from deeprl_cli.runs.folder import NUMERICS, read_config
+    from deeprl_cli.runs.folder import of_other_numerics, read_config
     from deeprl_cli.runs.group_record import alone_from, read_group
     from deeprl_cli.runs.logger import RunLogger
     from deeprl_cli.runs.machine import others_than
@@ -82,9 +82,7 @@ def verify(path: Path, *, steps: int | None, trust: bool) -> int:
         )
     if resolved.get("deeprl") != __version__:
         print(f"written by deeprl {resolved.get('deeprl')}, this is {__version__}: its numbers may differ")
-    if (numerics := resolved.get("numerics", 1)) != NUMERICS:
-        print(f"it has numerics version {numerics}, this deeprl has {NUMERICS}: weights may differ by rounding")
-    for told in others_than(resolved.get("machine")):
+    for told in (*of_other_numerics(resolved), *others_than(resolved.get("machine"))):
         print(told)
     quiet = dataclasses.replace(cfg.checkpoint, every=0, history=0, replay=False)
     unseen, never = dataclasses.replace(cfg.eval, every=0), StopConfig(**NEVER)

@@ -29,11 +29,19 @@ from deeprl_cli.schema.typed import to_plain
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 # Goes up when the same configuration comes to other numbers, by rounding at least. 2: initial weights on one thread.
-# 3: compiled graphs have a tanh of their own, and multiply and add at once.
+# 3: compiled graphs have a tanh and an order of sums of their own; learning rates and the like are 32-bit tensors.
 NUMERICS = 3
 _MAX_TEXT_BYTES = 4 << 20  # a config or summary is a few kB; anything larger isn't one
 LONGEST_NAME = 100  # characters of a name in a folder's
 _DEEPEST = 50  # lists and mappings within one another; a configuration has four
+
+
+def of_other_numerics(resolved: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a run whose numbers this deeprl computes with another rounding; `resolved` is recorded."""
+    numerics = resolved.get("numerics", 1)
+    if numerics == NUMERICS:
+        return []
+    return [f"it has numerics version {numerics}, this deeprl has {NUMERICS}: weights may differ by rounding"]
 
 
 def create_run_folder(cfg: RunConfig, resolved: Mapping[str, Any]) -> Path:

@@ -20,6 +20,7 @@ from deeprl_cli.config.changes import changed
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.errors import ConfigError, UserError
 from deeprl_cli.runs.checkpoint import load_checkpoint, manifests
+from deeprl_cli.runs.folder import NUMERICS
 from deeprl_cli.runs.lock import locked
 from deeprl_cli.runs.reading import read_run
 from deeprl_cli.runs.weights_chain import CHAIN_NAME, WeightsChain
@@ -120,7 +121,11 @@ def test_training_on_after_the_end(tmp_path, capsys):
     with (run / "seed_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {float(row["optim/lr"]) for row in rows if int(row["step"]) > 256 and row["optim/lr"]} == {0.0}
+    recorded = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(recorded.replace(f"numerics: {NUMERICS}", "numerics: 1"))
+    capsys.readouterr()
     assert main(["resume", str(run), "total_steps=400"]) is None
+    assert f"it has numerics version 1, this deeprl has {NUMERICS}" in capsys.readouterr().out
     assert yaml.safe_load((run / "config.yaml").read_text())["horizon"] == 240
 
 
