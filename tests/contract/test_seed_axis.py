@@ -56,7 +56,7 @@ def assert_members_equal_each_alone(name, action=None, options=(), updates=2):
     actions = together.algorithm.act(obs, noise)  # once: an exploration with a memory moves
     for index, member in enumerate(members):
         alone = Learner(make_algorithm(name, action, options=options, members=[member]))
-        assert isinstance(alone.algorithm.hp.gamma, float)
+        assert alone.algorithm.hp.gamma.shape == (1,)
         metrics_alone = [alone.learn() for _ in range(updates)]
         assert_close(whole, state(alone.algorithm), 1e-4, seed=index)
         for ours, theirs in zip(metrics, metrics_alone, strict=True):
