@@ -179,8 +179,9 @@ class _Walk:
             items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         else:
             items = dict(vars(value))
+        kept_for_later = getattr(type(value), "caches", ())  # what it has worked out, perhaps with an address in it
         for key, item in items.items():
-            if f"{path}.{key}" not in self.left_out:
+            if f"{path}.{key}" not in self.left_out and key not in kept_for_later:
                 yield from self.lines(f"{path}.{key}", item)
 
     def _code(self, path: str, code: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from deeprl_cli.processes import fingerprint, ranks
 from deeprl_cli.processes.fingerprint import UnknownValueError, of_arguments, of_module
 from deeprl_cli.processes.graph_store import of_method_owner
 from deeprl_cli.schema.members import is_number, own_values, with_values
-from tests.contract.harness import ALGORITHMS, make_algorithm
+from tests.contract.harness import ALGORITHMS, Learner, make_algorithm
 
 
 def key(algorithm: nn.Module) -> str:
@@ -33,6 +33,12 @@ def test_every_algorithm_can_be_written_down_and_its_seeds_do_not_count(name: st
     first.compile_graphs(lambda name, method: lambda *args: method(*args))
     first.set_progress(10, 100)
     assert key(first) == before, "what the graphs are replaced by isn't in their key, nor is how far the run is"
+    alone = make_algorithm(name, seeds=[0])
+    before = key(alone)
+    learner = Learner(alone)
+    with torch.no_grad():
+        alone.act_eagerly(learner.obs(), None)
+    assert key(alone) == before, "what it keeps to act faster isn't, either: it has addresses in it"
 
 
 def another(value: Any) -> Iterator[Any]:
