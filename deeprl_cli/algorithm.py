@@ -82,6 +82,7 @@ class Algorithm(nn.Module):
     networks: ClassVar[tuple[str, ...]] = ("tabular", "linear", "mlp", "cnn", "transformer")
     # Methods that compile to one full graph each. They carry no decorators: `with torch.no_grad():` stands inside.
     graphs: ClassVar[tuple[str, ...]] = ("act", "step")
+    untraced: ClassVar[tuple[str, ...]] = ()  # attributes that move and no graph reads: counts of the host's
     per_env: ClassVar[tuple[str, ...]] = ()  # buffers `(S, num_envs, …)`, of which a rank has its share
     reference: ClassVar[str]
     Config: ClassVar[type[AlgoConfig]]

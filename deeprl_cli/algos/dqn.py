@@ -77,6 +77,7 @@ class DQN(OffPolicy):
     reference = "deck Algorithm 3"
     Config = DQNConfig
     config: DQNConfig
+    untraced = ("copies",)
     epsilon: Tensor
 
     def __init__(self, config: DQNConfig, network: NetworkConfig, spec: EnvSpec, members: Members) -> None:

@@ -37,6 +37,7 @@ class TD3(DeterministicActorCritic):
 
     graphs = ("act", "critic_step", "step")
     reference = "Fujimoto et al. 2018, Algorithm 1"
+    untraced = ("t",)
     Config = TD3Config
     config: TD3Config
     actor_loss: Tensor

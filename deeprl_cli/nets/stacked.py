@@ -31,7 +31,7 @@ class Stacked(nn.Module):
     shared by the copies, and `params` may hold the first few of them).
     """
 
-    caches = ("_bound",)  # no graph depends on it
+    untraced = ("_bound",)  # for the keys of graphs: there are addresses in it
 
     def __init__(
         self, make: Callable[[], nn.Module], seeds: Sequence[int], copies: int | None = None, *, name: str = ""

@@ -179,9 +179,9 @@ class _Walk:
             items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         else:
             items = dict(vars(value))
-        kept_for_later = getattr(type(value), "caches", ())  # what it has worked out, perhaps with an address in it
+        untraced = getattr(type(value), "untraced", ())  # which of its attributes no graph reads
         for key, item in items.items():
-            if f"{path}.{key}" not in self.left_out and key not in kept_for_later:
+            if f"{path}.{key}" not in self.left_out and key not in untraced:
                 yield from self.lines(f"{path}.{key}", item)
 
     def _code(self, path: str, code: Any) -> Iterator[str]:

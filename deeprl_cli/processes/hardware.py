@@ -143,11 +143,10 @@ def resolve(
 
 def _worth_compiling(workload: Workload, known: bool) -> tuple[bool, str]:
     """Whether compiling, or loading what an earlier run compiled, takes less time than it saves; and why, in words."""
-    seconds, saves = LOAD_SECONDS if known else COMPILE_SECONDS, f"about {workload.compiling_saves:.1g} s"
-    if workload.compiling_saves >= 1:
-        saves = f"about {workload.compiling_saves:.0f} s"
+    seconds, saved = LOAD_SECONDS if known else COMPILE_SECONDS, workload.compiling_saves
+    saves = f"about {saved:.0f} s" if saved >= 1 else f"about {saved:.1g} s"
     doing, takes = ("loading its graphs", "half a second") if known else ("compiling", f"about {seconds:.0f} s")
-    if workload.compiling_saves > seconds:
+    if saved > seconds:
         return True, f"compiled: that saves {saves}, and {doing} takes {takes}{'' if known else ' once'}"
     return False, f"eager: {doing} would take longer ({takes}) than it would save ({saves})"
 

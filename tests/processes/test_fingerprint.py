@@ -39,6 +39,10 @@ def test_every_algorithm_can_be_written_down_and_its_seeds_do_not_count(name: st
     with torch.no_grad():
         alone.act_eagerly(learner.obs(), None)
     assert key(alone) == before, "what it keeps to act faster isn't, either: it has addresses in it"
+    for _ in range(3):
+        learner.learn()
+    alone.set_progress(90, 100)
+    assert key(alone) == before, "a run that goes on finds the graphs it began with"
 
 
 def another(value: Any) -> Iterator[Any]:
