@@ -78,6 +78,8 @@ SBATCH = """#!/bin/sh
 for script; do :; done
 state() { echo $2 > "$FAKE_SLURM/new-$1"; mv "$FAKE_SLURM/new-$1" "$FAKE_SLURM/state-$1"; }
 id=4711; echo "Submitted batch job $id"
+cp "$script" "$FAKE_SLURM/script"  # as Slurm does: submitit moves its file away as soon as sbatch has returned
+script="$FAKE_SLURM/script"
 grep -E '^#SBATCH' "$script" > "$FAKE_SLURM/options"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$script")
 for task in $(seq 0 "${last:-0}"); do
@@ -86,7 +88,7 @@ for task in $(seq 0 "${last:-0}"); do
       SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here
     setsid sh "$script" </dev/null >"$FAKE_SLURM/out-$task" 2>&1 &
     state $task RUNNING
-    wait; state $task COMPLETED ) </dev/null >/dev/null 2>&1 &
+    wait $! && state $task COMPLETED || state $task FAILED ) </dev/null >/dev/null 2>&1 &
 done
 """
 SRUN = """#!/bin/sh
