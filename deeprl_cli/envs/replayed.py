@@ -41,10 +41,11 @@ class ActionHistory:
     def leave_out(self, paused: Array) -> None:
         """The environments that `paused` (N,) through the step appended last have not done it: their episodes, as long
         as before, began a step later."""
-        for n in np.flatnonzero(paused & (self.starts < self.time - 1)):
+        begun = paused & (self.starts < self.time - 1)
+        for n in np.flatnonzero(begun) if begun.any() else ():
             start = max(int(self.starts[n]) - self._first, 0)  # of one too long to be replayed, the rest
             self._rows[start + 1 : self._count, n] = self._rows[start : self._count - 1, n].copy()
-        self.starts[paused] += 1
+        self.starts += paused
 
     def _make_room(self) -> None:
         """Drop what no restorable episode needs; double the array where that frees less than half of it."""

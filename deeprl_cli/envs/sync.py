@@ -209,7 +209,8 @@ class SyncVectorEnv(ReplayedVectorEnv):
     def _stand_still(self, who: npt.NDArray[np.bool_], obs: Array, reward: Array, ended: dict[int, Any]) -> None:
         """Have the environments `who` (N,) be where they were."""
         assert self.obs is not None
-        obs[who], reward[who] = self.obs[who], 0.0
+        np.copyto(obs, self.obs, "unsafe", who.reshape(-1, *[1] * (obs.ndim - 1)))
+        np.copyto(reward, 0.0, where=who)
         for index in [index for index in ended if who[index]]:
             del ended[index]
 

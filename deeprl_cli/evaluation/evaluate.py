@@ -160,6 +160,7 @@ def evaluate(
     total = missing = sum(share)
     obs = envs.reset()
     expected = policy.expected_return(obs)
+    playing = None if going.all() or not envs.pausable else going  # whom a step moves; None: all
     while missing:
         if stopping():
             raise EvaluationStopped
@@ -168,26 +169,28 @@ def evaluate(
             for e in (s * per_seed + e for s in left for e in range(per_seed)):
                 missing -= share[e] - len(played[e])
                 share[e], played[e], going[e] = 0, [], False
+            playing = going if envs.pausable else None
             continue
         actions = policy.act(obs, None if noise is None else noise.next()["act"], evaluating=True)
-        step = envs.step(actions, going) if envs.pausable and not going.all() else envs.step(actions)
+        step = envs.step(actions, playing)
         obs = step.obs
         so_far += discount * step.reward
         discount *= gamma
+        # a back-end with dummies begins an episode with one of them
+        begins = going & (step.episode_end if envs.pausable else step.episode_end | (step.weight == 0))
+        if not begins.any():
+            continue
         for n in np.flatnonzero(step.episode_end):
             if len(played[n]) < share[n]:
                 hope = math.nan if expected is None else expected[n]
                 played[n].append((step.episode_return[n], step.episode_length[n], so_far[n], hope))
                 missing -= 1
                 told((total - missing) // num_seeds, total // num_seeds)
-        # a back-end with dummies begins an episode with one of them
-        begins = going & (step.episode_end | (step.weight == 0))
-        for n in np.flatnonzero(step.episode_end):
             going[n] = len(played[n]) < share[n]
-        if begins.any():
-            so_far[begins], discount[begins] = 0.0, 1.0
-            fresh = policy.expected_return(obs)
-            expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)
+        playing = None if going.all() or not envs.pausable else going
+        so_far[begins], discount[begins] = 0.0, 1.0
+        fresh = policy.expected_return(obs)
+        expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)
     nothing = [(math.nan, 0, math.nan, math.nan)] * max(counts)
     rows = [[*chain(*played[s * per_seed : (s + 1) * per_seed]), *nothing][: max(counts)] for s in range(num_seeds)]
     returns, lengths, discounted, hopes = np.moveaxis(np.array(rows, np.float64), -1, 0)

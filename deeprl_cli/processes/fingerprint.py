@@ -36,6 +36,11 @@ class UnknownValueError(Exception):
     """Something hangs on a module that can't be written down: what compiles from it must not be kept."""
 
 
+def is_ours(module: nn.Module) -> bool:
+    """Whether its class is deeprl's own, and no plug-in's."""
+    return type(module).__module__.startswith(f"{PACKAGE.name}.")
+
+
 def of_module(module: nn.Module, leaving_out: Collection[str] = ()) -> str:
     """All that code traced through `module` may have read, but for these of its own attributes (`config.lr` is one).
     Raises UnknownValueError."""

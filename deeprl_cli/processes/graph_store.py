@@ -125,7 +125,7 @@ def of_method_owner(module: nn.Module, switches: str) -> str:
     """
     own = [*getattr(module, "graphs", ()), "eager", "evaluated", "seeds", "members", "configs"]
     config = getattr(module, "config", None)
-    if dataclasses.is_dataclass(config) and type(module).__module__.startswith(f"{fingerprint.PACKAGE.name}."):
+    if dataclasses.is_dataclass(config) and fingerprint.is_ours(module):
         own += [f"config.{key}" for key, value in own_values(config).items() if is_number(value)]
     return _hash(fingerprint.of_this_place(), switches, fingerprint.of_module(module, leaving_out=own))
 

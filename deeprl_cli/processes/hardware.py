@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from types import FunctionType, MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deeprl_cli.errors import ConfigError
 from deeprl_cli.processes import cheaper
@@ -22,6 +22,8 @@ from deeprl_cli.processes.compile_cache import cache_folder, remove_half_made
 from deeprl_cli.processes.compile_cache import find_compiler as find_compiler
 from deeprl_cli.processes.cores import available_cores as available_cores
 from deeprl_cli.processes.graph_store import GraphStore, bound
+from deeprl_cli.processes.nested import Layout, layout
+from deeprl_cli.processes.side_by_side import ALONE_FLOPS
 from deeprl_cli.schema.run import HardwareConfig, MultiprocessConfig, device_of
 from deeprl_cli.schema.typed import PositiveInt, build
 
@@ -58,19 +60,25 @@ class Choices:
     threads: PositiveInt
     compile: bool
     matmul_precision: Literal["highest", "high", "medium"]
+    parts: PositiveInt
 
 
-CHOICES = ("device", "threads", "compile", "matmul_precision")
+CHOICES = ("device", "threads", "compile", "matmul_precision", "parts")
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Resolved choices; `notes` are words for the user about how `auto` was decided."""
+    """Resolved choices; `notes` are words for the user about how `auto` was decided.
+
+    `parts`: into how many the members are divided, each computed on one thread and `threads` of them at once; 1: all
+    are computed together, each operation on `threads`.
+    """
 
     device: str
     threads: int
     compile: bool
     matmul_precision: Literal["highest", "high", "medium"]
+    parts: int = 1
     notes: tuple[str, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
@@ -79,7 +87,8 @@ class Hardware:
 
 def recorded(resolved: Mapping[str, Any]) -> Hardware:
     """The choices that a run's config.yaml holds. Raises ConfigError where one is missing or can't be had here."""
-    choices = build(Choices, {key: resolved[key] for key in CHOICES if key in resolved}, "resolved")
+    given = {"parts": 1} | {key: resolved[key] for key in CHOICES if key in resolved}  # older runs have no parts
+    choices = build(Choices, given, "resolved")
     if choices.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("this run trained on a GPU, and torch sees none here: give hardware=cpu to go on without")
     if choices.compile and choices.device == "cpu" and find_compiler() is None:
@@ -87,7 +96,8 @@ def recorded(resolved: Mapping[str, Any]) -> Hardware:
             "this run trained compiled, and there is no C++ compiler here: install g++, or give hardware.compile=false "
             "(numbers then agree to rounding only)"
         )
-    return Hardware(choices.device, choices.threads, choices.compile, choices.matmul_precision)
+    parts = choices.parts if choices.compile else 1
+    return Hardware(choices.device, choices.threads, choices.compile, choices.matmul_precision, parts)
 
 
 def kept(before: HardwareConfig, now: HardwareConfig, resolved: Mapping[str, Any]) -> Hardware | None:
@@ -95,7 +105,7 @@ def kept(before: HardwareConfig, now: HardwareConfig, resolved: Mapping[str, Any
     device. Raises ConfigError as `recorded` does."""
     if now.name != before.name:
         return None
-    choices = {key: resolved.get(key) for key in CHOICES}
+    choices = {key: resolved[key] for key in CHOICES if key in resolved}
     for field in dataclasses.fields(HardwareConfig):
         value = getattr(now, field.name)
         if field.name in choices and value != getattr(before, field.name) and value != "auto":
@@ -111,34 +121,50 @@ def check_device(config: HardwareConfig) -> None:
 
 
 def resolve(
-    config: HardwareConfig, workload: Workload, stored: Callable[[int, str], bool] = lambda threads, precision: False
+    config: HardwareConfig,
+    workload: Workload,
+    stored: Callable[[int, str, int], bool] = lambda threads, precision, parts: False,
+    *,
+    divisible: bool = False,
 ) -> Hardware:
     """Decide what `auto` means for this run: by rule, not by timing. What was decided is written into the run, and the
     same choices give the same numbers.
 
-    `stored(threads, matmul precision)`: whether the run's graphs were compiled here before.
+    `stored(torch's threads, matmul precision, parts)`: whether the run's graphs were compiled here before;
+    `divisible`: whether its members may learn in parts, which takes graphs.
     """
     check_device(config)
-    notes = []
-    if config.threads != "auto":
-        threads = config.threads
-    else:
-        cores = available_cores() // ((config.ranks or 1) if isinstance(config, MultiprocessConfig) else 1)
-        threads = min(max(cores, 1), MAX_THREADS) if workload.flops >= PARALLEL_FLOPS else 1
-        why = "large enough to be shared" if threads > 1 else "too small to be shared"
-        why = "this process has one core" if cores <= 1 else f"an update, {_flop(workload.flops)}, is {why}"
-        notes.append(f"{threads} thread{'s' if threads > 1 else ''}: {why}")
     device, precision = device_of(config), config.matmul_precision
     if precision == "auto":
         precision = "high" if device == "cuda" else "highest"
+    cores = available_cores() // ((config.ranks or 1) if isinstance(config, MultiprocessConfig) else 1)
+    most = min(max(cores, 1), MAX_THREADS) if config.threads == "auto" else config.threads
+    parts = 1
+    if divisible and device == "cpu" and config.compile is not False:
+        parts = workload.seeds if workload.flops >= ALONE_FLOPS * workload.seeds else 1
+    together = most if config.threads != "auto" or workload.flops >= PARALLEL_FLOPS else 1  # undivided
     wanted, why = config.compile, ""
     if wanted == "auto":
-        wanted, why = _worth_compiling(workload, stored(threads, precision))
+        wanted, why = _worth_compiling(workload, stored(together if parts == 1 else 1, precision, parts))
     if wanted and device == "cpu" and find_compiler() is None:
         wanted = False
         why = "eager: there is no C++ compiler here to compile with (g++ or clang++; CXX names one)"
-    notes += [why] if why else []
-    return Hardware(device, threads, bool(wanted), precision, tuple(notes))
+    parts = parts if wanted else 1
+    threads = together if parts == 1 else min(most, parts)
+    notes = [why] if why else []
+    if config.threads == "auto":
+        notes.insert(0, f"{threads} thread{'s' if threads > 1 else ''}: {_threads_in_words(workload, cores, parts)}")
+    return Hardware(device, threads, bool(wanted), precision, parts, tuple(notes))
+
+
+def _threads_in_words(workload: Workload, cores: int, parts: int) -> str:
+    """Why there are as many threads as there are."""
+    if cores <= 1:
+        return "this process has one core"
+    if parts > 1:
+        return "each seed learns on one, side by side"
+    large = workload.flops >= PARALLEL_FLOPS
+    return f"an update, {_flop(workload.flops)}, is {'large enough' if large else 'too small'} to be shared"
 
 
 def _worth_compiling(workload: Workload, known: bool) -> tuple[bool, str]:
@@ -151,14 +177,20 @@ def _worth_compiling(workload: Workload, known: bool) -> tuple[bool, str]:
     return False, f"eager: {doing} would take longer ({takes}) than it would save ({saves})"
 
 
-def stored_graphs(algorithm: nn.Module, names: Iterable[str], ranks: int) -> Callable[[int, str], bool]:
-    """For `resolve`: whether all of these graphs of the algorithm were compiled on this machine before."""
+def stored_graphs(
+    algorithm: nn.Module, names: Iterable[str], ranks: int, part: Callable[[int], nn.Module]
+) -> Callable[[int, str, int], bool]:
+    """For `resolve`: whether all of these graphs of the algorithm were compiled on this machine before; where it learns
+    in parts, those of `part(how many)`, but for `act`."""
 
-    def stored(threads: int, precision: str) -> bool:
+    def stored(threads: int, precision: str, parts: int) -> bool:
         if torch.cuda.is_available():
             return False  # there they aren't kept
-        return GraphStore(cache_folder() / "graphs", lambda text: None).holds(
-            algorithm, names, threads, precision, ranks
+        store = GraphStore(cache_folder() / "graphs", lambda text: None)
+        whole = [name for name in names if parts == 1 or name == "act"]
+        divided = [name for name in names if name not in whole]
+        return store.holds(algorithm, whole, threads, precision, ranks) and (
+            not divided or store.holds(part(parts), divided, threads, precision, ranks)
         )
 
     return stored
@@ -170,7 +202,7 @@ def _flop(flops: float) -> str:
 
 def apply(hardware: Hardware) -> None:
     """Set torch's process-wide switches."""
-    torch.set_num_threads(hardware.threads)
+    torch.set_num_threads(hardware.threads if hardware.parts == 1 else 1)
     torch.set_float32_matmul_precision(hardware.matmul_precision)
 
 
@@ -209,15 +241,29 @@ class GraphCompiler:
 
     def __call__(self, name: str, method: MethodType) -> Callable[..., Any]:
         """`method` as a graph, one for each layout of its arguments (a padded length, say): made when first met."""
+        return self.of_each(name, [method])[0]
+
+    def of_each(self, name: str, methods: Sequence[MethodType]) -> list[Callable[..., Any]]:
+        """One method of several objects that are alike, parts of one algorithm: what is made for one serves all."""
+        functions: dict[Layout, Callable[..., Any]] = {}
+        return [self._graph(name, method, functions) for method in methods]
+
+    def _graph(self, name: str, method: MethodType, functions: dict[Layout, Callable[..., Any]]) -> Callable[..., Any]:
         graphs: dict[Layout, Callable[..., Any]] = {}
 
         def graph(*args: Any) -> Any:
             expected = layout(args)
             if (known := graphs.get(expected)) is not None:
                 return known(*args)
+            if (function := functions.get(expected)) is not None:
+                graphs[expected] = MethodType(function, method.__self__)
+                return graphs[expected](*args)
             start = time.perf_counter()
             called = f"{name} for another batch size" if graphs else name
-            result, graphs[expected] = self._first_call(name, called, method, args)
+            result, made = self._first_call(name, called, method, args)
+            if isinstance(made, MethodType):
+                functions[expected] = made.__func__
+            graphs[expected] = made
             self.seconds += time.perf_counter() - start
             self.announce(None)
             return result
@@ -265,20 +311,6 @@ class GraphCompiler:
         if self.store is None:
             return None
         return {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe, **cheaper.CONTRACT}
-
-
-Layout = tuple[Any, ...]
-
-
-def layout(arguments: Any) -> Layout:
-    """Shapes, strides and types of all tensors in nested tuples and dictionaries: what a compiled graph depends on."""
-    found: list[Any] = []
-    for argument in arguments.values() if isinstance(arguments, dict) else arguments:
-        if isinstance(argument, Tensor):
-            found += (argument.shape, argument.stride(), argument.dtype)
-        else:
-            found.append(argument if argument is None else layout(argument))
-    return tuple(found)
 
 
 def guardless(method: MethodType) -> Callable[..., Any] | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from deeprl_cli.algorithm import Algorithm
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.envs.make import make_vector_env
 from deeprl_cli.envs.place import staying
@@ -17,6 +19,8 @@ from deeprl_cli.evaluation.evaluate import eval_envs
 from deeprl_cli.policy import Policy, make_policy
 from deeprl_cli.processes import hardware as hw
 from deeprl_cli.processes import ranks
+from deeprl_cli.processes.fingerprint import is_ours
+from deeprl_cli.processes.side_by_side import SideBySide, in_place_of
 from deeprl_cli.runs.warm_start import find_source, start_from
 from deeprl_cli.schema.run import EpisodeConfig, MultiprocessConfig, RunConfig
 from deeprl_cli.training.asynchronous import AsynchronousTrainer, workers_of
@@ -115,7 +119,9 @@ def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trai
     trainer = loop(cfg, parts.policy, parts.envs, parts.evaluation_envs, parts.hardware, services)
     compiler = hw.GraphCompiler(trainer.compiling, say=services.progress.message) if parts.hardware.compile else None
     if compiler is not None:
-        parts.policy.algorithm.compile_graphs(compiler)
+        whole, count = parts.policy.algorithm, math.gcd(parts.hardware.parts, cfg.seeds)
+        members = [part_of(cfg, parts.policy, count, number) for number in range(count)] if count > 1 else []
+        whole.compile_graphs(SideBySide(compiler, members, parts.hardware.threads) if members else compiler)
         if parts.evaluation_envs is not None:
             parts.policy.algorithm.evaluated = parts.evaluation_envs.num_envs // cfg.seeds
     return trainer, compiler
@@ -124,8 +130,20 @@ def make_trainer(cfg: RunConfig, parts: Parts, services: Services) -> tuple[Trai
 def choose_hardware(cfg: RunConfig, policy: Policy) -> hw.Hardware:
     """What `auto` chooses for this run on this machine."""
     shares = (cfg.hardware.ranks or 1) if isinstance(cfg.hardware, MultiprocessConfig) else 1
-    stored = hw.stored_graphs(policy.algorithm, policy.algorithm.graphs, shares)
-    return hw.resolve(cfg.hardware, workload(cfg, policy), stored)
+    graphs, ours = policy.algorithm.graphs, is_ours(policy.algorithm)  # a plug-in may look across members
+    stored = hw.stored_graphs(policy.algorithm, graphs, shares, lambda count: part_of(cfg, policy, count, 0))
+    divisible = ours and cfg.seeds > 1 and shares == 1 and workers_of(cfg) is None
+    return hw.resolve(cfg.hardware, workload(cfg, policy), stored, divisible=divisible)
+
+
+def part_of(cfg: RunConfig, policy: Policy, count: int, number: int) -> Algorithm:
+    """One of `count` equal parts of the members, on the tensors of all of them."""
+    whole, size = policy.algorithm, cfg.seeds // count
+    members = slice(number * size, (number + 1) * size)
+    with hw.threads(1):
+        part = get_algorithm(cfg.algo.name)(cfg.algo, cfg.network, whole.spec, cfg.members[members])
+    in_place_of(part, whole, members)
+    return part
 
 
 def workload(cfg: RunConfig, policy: Policy) -> hw.Workload:

@@ -47,6 +47,7 @@ from deeprl_cli.training.launch import (
     folder_of_rank,
     in_rank,
     launch,
+    launched,
     membership,
     parallel,
     replay_notes,
@@ -150,8 +151,10 @@ def carry_out(
                 logger.text("config", f"```yaml\n{(home / 'config.yaml').read_text(encoding='utf-8')}```")
                 logger.begins(job, name.name)
 
+        has_launcher = launched()  # looked up once: this is asked at each step
+
         def asked() -> bool:
-            return signals.requested() or asked_to_stop()
+            return signals.requested() or (has_launcher and asked_to_stop())
 
         def record(
             share: Share,

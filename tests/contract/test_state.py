@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from deeprl_cli.algos.registry import get_algorithm
 from deeprl_cli.processes.hardware import GraphCompiler
+from deeprl_cli.processes.side_by_side import SideBySide, in_place_of
 from tests.contract.harness import (
     ALGORITHMS,
     HORIZON,
@@ -73,7 +74,7 @@ def test_weights_of_one_seed_act_alike_in_another_instance(name):
         other.load_weights(0, weights)
 
 
-def assert_compiled_equals_eager(name, action, backend, options=(), *, apart=False):
+def assert_compiled_equals_eager(name, action, backend, options=(), *, apart=False, in_parts=False):
     torch._dynamo.reset()
     # one small layer, loops of two turns: tracing, which is what takes the time here, gains nothing from more
     options = ["algo.hidden=[8]", *options]
@@ -82,7 +83,13 @@ def assert_compiled_equals_eager(name, action, backend, options=(), *, apart=Fal
     members = members_apart(name, options) if apart else ()
     eager, compiled = (Learner(make_algorithm(name, action, options=options, members=members)) for _ in range(2))
     announced = []
-    compiled.algorithm.compile_graphs(GraphCompiler(announced.append, backend=backend))
+    compiler = GraphCompiler(announced.append, backend=backend)
+    if in_parts:
+        parts = [make_algorithm(name, action, options=options, members=[m]) for m in compiled.algorithm.members]
+        for number, part in enumerate(parts):
+            in_place_of(part, compiled.algorithm, slice(number, number + 1))
+        compiler = SideBySide(compiler, parts, threads=2)
+    compiled.algorithm.compile_graphs(compiler)
     counters = torch._dynamo.utils.counters["stats"]
     counters.clear()
     obs = eager.obs()
@@ -108,13 +115,19 @@ def test_compiled_equals_eager(name):
     assert_compiled_equals_eager(name, None, "aot_eager")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("dqn", "ppo", "sac") else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS],
-)
+@pytest.mark.parametrize("name", ["dqn", "ppo", "sac"])
 def test_compiled_members_equal_eager(name):
     """The same of members with values of their own, which change on the way."""
     assert_compiled_equals_eager(name, None, "aot_eager", apart=True)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "td3" else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
+def test_members_that_learn_in_parts_equal_eager(name):
+    """The same where each member learns alone, on two threads: one graph for all of them, on views of the whole's
+    tensors."""
+    assert_compiled_equals_eager(name, None, "aot_eager", apart=True, in_parts=True)
 
 
 # the heads of MultiDiscrete and MultiBinary are in everyone's graph as in PPO's

@@ -61,13 +61,38 @@ def test_a_run_whose_graphs_are_here_compiles_when_loading_pays(monkeypatch: pyt
     """PPO on CartPole for 20k steps saves less than compiling takes, and more than loading does."""
     monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
     short = Workload(1e6, 1_560, 1, 2_500)
-    asked: list[tuple[int, str]] = []
+    asked: list[tuple[int, str, int]] = []
     assert hardware.LOAD_SECONDS < short.compiling_saves < hardware.COMPILE_SECONDS
     assert not resolve(AUTO, short).compile
     assert resolve(AUTO, short, lambda *key: asked.append(key) or True).compile
-    assert asked == [(1, "highest")]
+    assert asked == [(1, "highest", 1)]
     assert not resolve(AUTO, Workload(1e6, 100, 1, 100), lambda *key: True).compile
     assert not resolve(dataclasses.replace(AUTO, compile=False), LARGE, lambda *key: True).compile
+
+
+def test_large_members_learn_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where there are graphs, and never more threads than members."""
+    monkeypatch.setattr(hardware, "available_cores", lambda: 6)
+    monkeypatch.setattr(hardware, "find_compiler", lambda: "g++")
+    asked: list[tuple[int, str, int]] = []
+    large, small = Workload(4 * 150e6, 20_000, 4), Workload(4 * 50e6, 20_000, 4)
+    resolved = resolve(AUTO, large, lambda *key: asked.append(key) or False, divisible=True)
+    assert (resolved.threads, resolved.parts, resolved.compile) == (4, 4, True)
+    assert resolved.notes[0] == "4 threads: each seed learns on one, side by side"
+    assert asked == [(1, "highest", 4)]
+    assert resolve(dataclasses.replace(AUTO, threads=3), large, divisible=True).threads == 3
+    for config, workload, divisible in (
+        (AUTO, large, False),
+        (AUTO, small, True),
+        (dataclasses.replace(AUTO, compile=False), large, True),
+    ):
+        undivided = resolve(config, workload, divisible=divisible)
+        assert (undivided.threads, undivided.parts) == (6, 1)
+    hardware.apply(resolved)
+    assert torch.get_num_threads() == 1  # each part's
+    assert hardware.recorded(resolved.resolved()) == dataclasses.replace(resolved, notes=())
+    before = {key: value for key, value in resolved.resolved().items() if key != "parts"}
+    assert hardware.recorded(before).parts == 1  # a run of before
 
 
 def test_what_is_asked_for_is_taken() -> None:
