@@ -108,8 +108,9 @@ class Suite:
     rows: list[Row]
 
 
-def load_suite(name: str, seeds: int | None = None) -> Suite:
-    """The shipped suite of that name, or the suite in that YAML file; `seeds` replaces every row's.
+def load_suite(name: str, seeds: int | None = None, env_version: str | None = None) -> Suite:
+    """The shipped suite of that name, or the suite in that YAML file; `seeds` replaces every row's, and `env_version`
+    (`v5`) the version of every environment, which leaves no bar: those are for the suite's own.
 
     Raises UserError, one line, naming file, row and key.
     """
@@ -133,10 +134,23 @@ def load_suite(name: str, seeds: int | None = None) -> Suite:
             near = did_you_mean(str(row.init_from), names[:index])
             raise ConfigError(f"{path}: {row.name}.init_from={row.init_from}: no row above has this name{near}")
         row.seeds = row.seeds if seeds is None else seeds
+        if env_version is not None:
+            _change_version(row, env_version)
         apart = {other.name for other in rows if not other.together}
         if row.init_from is not None and apart & {row.name, row.init_from}:
             raise ConfigError(f"{path}: {row.name}.init_from={row.init_from}: needs together: true in both rows")
-    return Suite(name=path.stem, path=path, rows=rows)
+    return Suite(name="-".join(filter(None, (path.stem, env_version))), path=path, rows=rows)
+
+
+def _change_version(row: Row, version: str) -> None:
+    if not re.fullmatch(r"v\d+", version):
+        raise UserError(f"--env-version {version}: not a version: write v5, as at the end of HalfCheetah-v5")
+    stem, dash, own = row.env.rpartition("-")
+    if not re.fullmatch(r"v\d+", own) or own == version:
+        return
+    row.env = f"{stem}{dash}{version}"
+    if row.bar is not None:
+        row.bar, row.source = None, f"of {own}: {row.source}"
 
 
 def choose(suite: Suite, patterns: Sequence[str]) -> list[Row]:

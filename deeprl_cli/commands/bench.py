@@ -26,7 +26,12 @@ def run(arguments: Sequence[str]) -> int:
         "--only", nargs="+", action="extend", default=[], metavar="PATTERN", help="only rows like dqn-*"
     )
     parser.add_argument("--seeds", type=positive, metavar="N", help="seeds of each row (default: the row's own)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where runs and results go (runs/bench/SUITE)")
+    parser.add_argument(
+        "--env-version", metavar="vN", help="this version of every environment (v5: HalfCheetah-v5), without bars"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where runs and results go (runs/bench/SUITE, or SUITE-vN)"
+    )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="how many rows to run at a time (1)")
     parser.add_argument("--fresh", action="store_true", help="run all rows again, even those that are done")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -35,6 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         flags.suite,
         only=flags.only,
         seeds=flags.seeds,
+        env_version=flags.env_version,
         out=flags.out,
         jobs=flags.jobs,
         fresh=flags.fresh,
@@ -47,6 +53,7 @@ def run_bench(
     *,
     only: Sequence[str] = (),
     seeds: int | None = None,
+    env_version: str | None = None,
     out: Path | None = None,
     jobs: int = 1,
     fresh: bool = False,
@@ -62,7 +69,7 @@ def run_bench(
     from deeprl_cli.bench.runner import Bench, alone_in, stop_on_signals
     from deeprl_cli.bench.suite import choose, load_suite
 
-    suite = load_suite(name, seeds)
+    suite = load_suite(name, seeds, env_version)
     chosen = {row.name for row in choose(suite, only)}
     out = Path("runs", "bench", suite.name) if out is None else out.expanduser()
     stream = sys.stderr if as_json else sys.stdout
