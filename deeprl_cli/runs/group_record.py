@@ -68,6 +68,14 @@ def goes_on_alone(run: Path, step: int) -> int:
     return others
 
 
+def in_its_process(run: Path) -> int:
+    """How many runs its process trained, itself among them: what took an hour took each of them a share of it."""
+    try:
+        return max(1, len(json.loads((run / GROUP_NAME).read_text(encoding="utf-8"))["jobs"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return 1
+
+
 def alone_from(run: Path) -> int | None:
     """The step from which the run has gone on without its group; None where it hasn't."""
     try:

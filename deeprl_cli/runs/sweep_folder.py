@@ -17,6 +17,7 @@ from deeprl_cli.config.files import GROUPS
 from deeprl_cli.errors import UserError
 from deeprl_cli.plugins.files import short
 from deeprl_cli.runs.folder import read_summary, slug
+from deeprl_cli.runs.group_record import in_its_process
 from deeprl_cli.runs.lock import held
 
 SWEEP_NAME = "sweep.json"
@@ -116,15 +117,15 @@ def run_of(folder: Path, job: Job) -> Path | None:
 
 def results(run: Path | None) -> dict[str, Any]:
     """What the summary of a run says, as a job holds it: `seeds`, `last_returns` and `best_returns` (a number for each
-    seed, null where there is none), their means `return` and `best_return`, `seconds`; `status` done where the run has
-    finished. Nothing where there is no summary."""
+    seed, null where there is none), their means `return` and `best_return`, `seconds` (of a group's, its share);
+    `status` done where the run has finished. Nothing where there is no summary."""
     if run is None:
         return {}
     try:
         summary = read_summary(run)
         told = summary["eval"] or {}
         seeds = list(summary.get("seeds") or range(len(told.get("return_mean") or [])))
-        found: dict[str, Any] = {"seeds": seeds, "seconds": round(summary["wall_seconds"], 1)}
+        found: dict[str, Any] = {"seeds": seeds, "seconds": round(summary["wall_seconds"] / in_its_process(run), 1)}
     except (UserError, LookupError, TypeError):
         return {}
     for policy, mean, key in (("last", "return", "return_mean"), ("best", "best_return", "best_return_mean")):

@@ -118,7 +118,9 @@ def test_each_job_leaves_a_run_of_its_own(capsys):
             int(own["seed"]),
         )
         assert len(rows(run, cfg.seed)) > 3
-        assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+        summary = json.loads((run / "summary.json").read_text())
+        assert summary["status"] == "finished"
+        assert job["seconds"] == round(summary["wall_seconds"] / 8, 1)  # its share, so that a setting's can be added up
         assert (run / "checkpoints" / "best" / f"seed_{cfg.seed}.safetensors").exists()
     assert len({chain(run) for run in runs()}) == 8
     seventh = runs()[6]
