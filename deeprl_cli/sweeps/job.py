@@ -51,7 +51,7 @@ def attempt(cfg: RunConfig, seen: Look | None = None) -> Outcome:
     from deeprl_cli.training.run import train
 
     began = time.monotonic()
-    outcome = outcome_of(lambda: train(cfg, seen))
+    outcome = outcome_of(lambda: train(cfg, seen, advise=False))  # what to type next is the sweep's to say
     return {**left(str(cfg.run_dir), began), **outcome}
 
 

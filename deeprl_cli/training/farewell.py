@@ -33,8 +33,8 @@ def schedule_notes(cfg: RunConfig, done: int) -> list[str]:
     ]
 
 
-def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
-    """How the run in the folder `run` ended, and what to type next."""
+def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any], *, advise: bool) -> str:
+    """How the run in the folder `run` ended, and what to type next, if that is wanted."""
     evaluation, steps = summary["eval"], summary["total_steps"]
     counted = f"{steps:,} steps"
     if steps < cfg.total_steps:
@@ -51,7 +51,7 @@ def farewell(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> str:
         skipped = ", ".join(f"{count} of seed {seed}" for seed, count in each if count)
         lines.append(f"updates left out           {skipped} (they weren't finite)")
     lines.append(f"run folder                 {run}")
-    return "\n".join([*lines, *next_steps(run, cfg, summary)])
+    return "\n".join([*lines, *(next_steps(run, cfg, summary) if advise else [])])
 
 
 def next_steps(run: Path, cfg: RunConfig, summary: Mapping[str, Any]) -> list[str]:

@@ -63,9 +63,11 @@ from deeprl_cli.training.summary import summarise
 NOWHERE: Any = None  # for a run that has ended, in a group that goes on
 
 
-def train(cfg: RunConfig, seen: Look | None = None, shown: Callable[..., Progress] = Progress) -> Path:
+def train(
+    cfg: RunConfig, seen: Look | None = None, shown: Callable[..., Progress] = Progress, *, advise: bool = True
+) -> Path:
     """Run `cfg` to its end; returns the run folder. `seen`: of its environment, by whoever has looked already. `shown`
-    makes what a person sees of it.
+    makes what a person sees of it, and `advise` says what to type next.
 
     Raises UserError for what can't be trained, SystemExit(130 or 143) after a clean stop by a signal.
     """
@@ -81,7 +83,7 @@ def train(cfg: RunConfig, seen: Look | None = None, shown: Callable[..., Progres
         return [run_dir]
 
     with membership(cfg):
-        return carry_out(cfg, seen, start, fresh_folder, shown=shown)[0]
+        return carry_out(cfg, seen, start, fresh_folder, shown=shown, advise=advise)[0]
 
 
 def launch_fresh(cfg: RunConfig, spec: EnvSpec) -> Path:
@@ -102,6 +104,7 @@ def carry_out(
     saved: Sequence[Checkpoint | None] = (),
     left: Callable[[Share], None] = lambda share: None,
     shown: Callable[..., Progress] = Progress,
+    advise: bool = True,
 ) -> list[Path]:
     """Train `cfg` in the locked `folders` it is given, one for each of its jobs; `hardware` and `saved` are those of a
     run that goes on. Of several, those that had ended before the others have nothing saved; `left` is told of one
@@ -226,7 +229,7 @@ def carry_out(
                     if not share.left:
                         summary = record(share, status, final, failed)
     if ranks.rank() == 0 and trainer.shares.alone:
-        progress.message(farewell(run_dir, cfg, summary))
+        progress.message(farewell(run_dir, cfg, summary, advise=advise))
     if signals.received is not None:
         raise SystemExit(128 + signals.received)
     return run_dirs

@@ -26,7 +26,8 @@ def trained(tmp_path, monkeypatch):
         if cfg.algo.name == "sac" and "Pendulum" not in cfg.env.id:
             raise ConfigError(f"algo=sac takes Box actions, but {cfg.env.id} has Discrete actions")
 
-    def train(cfg, seen):
+    def train(cfg, seen, *, advise):
+        assert not advise  # what to type next is the sweep's to say
         runs.append(("train", cfg))
         if cfg.seed == 13:
             raise RuntimeError("diverged")

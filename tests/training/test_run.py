@@ -31,7 +31,7 @@ from deeprl_cli.runs.checkpoint import load_checkpoint
 from deeprl_cli.runs.folder import read_config, read_summary
 from deeprl_cli.runs.reading import read_run
 from deeprl_cli.runs.tensor_files import load_weights
-from deeprl_cli.training.farewell import next_steps, schedule_notes
+from deeprl_cli.training.farewell import farewell, next_steps, schedule_notes
 from deeprl_cli.training.preflight import preflight
 from deeprl_cli.training.rounding import rounding_note
 from deeprl_cli.training.run import episode_notes, train
@@ -199,6 +199,8 @@ def test_a_run_says_what_to_type_next(run: Path) -> None:
     assert commands[0] == "tensorboard --logdir 'runs/odd place'"
     assert "deeprl eval 'runs/odd place'" in commands
     assert commands[-1] == "deeprl resume 'runs/odd place' total_steps=1200"
+    assert "deeprl resume" in farewell(place, cfg, summary, advise=True)
+    assert "deeprl" not in farewell(place, cfg, summary, advise=False)
     stopped = next_steps(place, cfg, {**summary, "status": "interrupted", "total_steps": 300})
     assert stopped[-1].split("  ")[-1].strip() == "deeprl resume 'runs/odd place'"
     assert not any("deeprl eval" in line for line in stopped)
