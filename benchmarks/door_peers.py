@@ -98,7 +98,11 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     algorithm, env_id, num_envs, steps, arguments = JOBS[options.job]
     if "activation_fn" in arguments.get("policy_kwargs", {}):
-        arguments["policy_kwargs"]["activation_fn"] = getattr(torch.nn, arguments["policy_kwargs"]["activation_fn"])
+        name = arguments["policy_kwargs"]["activation_fn"]  # torch's word for it; flax has a function
+        own = (
+            getattr(import_module("flax.linen"), name.lower()) if options.library == "sbx" else getattr(torch.nn, name)
+        )
+        arguments["policy_kwargs"]["activation_fn"] = own
     library = import_module("stable_baselines3" if options.library == "sb3" else "sbx")
     train, played = make_vec_env(env_id, num_envs), make_vec_env(env_id, ENVS, seed=options.seed + 1_000)
     if options.job in NORMALISED:

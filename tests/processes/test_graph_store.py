@@ -103,8 +103,13 @@ def test_what_is_held_is_known_before_anything_is_called(cache: Path) -> None:
     assert not store.holds(Walker(0.2), ["step"], threads, precision)
     assert not store.holds(Walker(), ["step"], threads + 1, precision)
     assert not store.holds(Walker(), ["step"], threads, precision, processes=2)
-    assert hardware.stored_graphs(Walker(), ["step"], 1)(threads, precision)
-    assert not hardware.stored_graphs(Walker(0.2), ["step"], 1)(threads, precision)
+    parts = {1: Walker(), 4: Walker(), 5: Walker(0.2)}
+    stored = hardware.stored_graphs(Walker(), ["step"], 1, parts.__getitem__)
+    assert stored(threads, precision, 1)
+    assert stored(threads, precision, 4)  # a part has its own graphs
+    assert not stored(threads, precision, 5)
+    assert not hardware.stored_graphs(Walker(), ["step", "act"], 1, parts.__getitem__)(threads, precision, 4)
+    assert not hardware.stored_graphs(Walker(0.2), ["step"], 1, parts.__getitem__)(threads, precision, 1)
 
 
 @compiles

@@ -262,9 +262,10 @@ def test_ctrl_c_twice_leaves_nothing_either(place):
     while len(list(Path("runs/sweeps").glob("*/jobs/?.log"))) < 2:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    for _ in range(2):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    while "once more to quit at once" not in (line := process.stderr.readline()):  # two at once are one to Python
+        assert line, "it ended without a word"
+    os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode != 0
     assert len(table()) == 2
