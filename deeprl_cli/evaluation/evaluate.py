@@ -160,7 +160,6 @@ def evaluate(
     total = missing = sum(share)
     obs = envs.reset()
     expected = policy.expected_return(obs)
-    playing = None if going.all() or not envs.pausable else going  # whom a step moves; None: all
     while missing:
         if stopping():
             raise EvaluationStopped
@@ -169,10 +168,9 @@ def evaluate(
             for e in (s * per_seed + e for s in left for e in range(per_seed)):
                 missing -= share[e] - len(played[e])
                 share[e], played[e], going[e] = 0, [], False
-            playing = going if envs.pausable else None
             continue
         actions = policy.act(obs, None if noise is None else noise.next()["act"], evaluating=True)
-        step = envs.step(actions, playing)
+        step = envs.step(actions, going if envs.pausable and not going.all() else None)
         obs = step.obs
         so_far += discount * step.reward
         discount *= gamma
@@ -187,7 +185,6 @@ def evaluate(
                 missing -= 1
                 told((total - missing) // num_seeds, total // num_seeds)
             going[n] = len(played[n]) < share[n]
-        playing = None if going.all() or not envs.pausable else going
         so_far[begins], discount[begins] = 0.0, 1.0
         fresh = policy.expected_return(obs)
         expected = None if fresh is None or expected is None else np.where(begins, fresh, expected)

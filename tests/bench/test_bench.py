@@ -95,7 +95,7 @@ def test_defaults_and_protocol_fill_a_row(folder):
     )
 
 
-def test_another_version_of_the_environments(tmp_path):
+def test_another_version_of_the_environments(folder):
     """Without the bar, which is the other version's, and in a folder of its own; an id without a version stays."""
     rows = [{**ROW, "env": "HalfCheetah-v4", "source": "a paper"}, {**ROW, "name": "other", "env": "my_module:Mine"}]
     Path("v.yaml").write_text(yaml.safe_dump({"rows": rows}))
