@@ -16,40 +16,52 @@ _processes_first_run = True
 class Signals:
     """Whether SIGINT or SIGTERM came. A second one is no longer held back."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], object] = lambda: None) -> None:
         self.received: int | None = None
+        self.told = told
+        self.previous: dict[int, Any] = {}  # handlers
 
     def requested(self) -> bool:
         return self.received is not None
 
 
+_open: list[Signals] = []  # from the outermost to the innermost
+
+
 @contextmanager
 def stop_on_signals(
-    told: Callable[[], object] = lambda: None, shown: Callable[[], bool] = lambda: False
+    told: Callable[[], object] = lambda: None,
+    shown: Callable[[], bool] = lambda: False,
+    word: str = "writing the last checkpoint",
 ) -> Iterator[Signals]:
     """Turn the first SIGINT or SIGTERM into a request to stop, `told` there and then; the next one acts as usual.
-    `shown`: whether the user gets to see that by itself; where not, a line on standard error says so."""
-    signals = Signals()
-    previous: dict[int, Any] = {}
+    `shown`: whether the user gets to see that by itself; where not, a line on standard error says `word`. One inside
+    another asks both to stop: work that trains again and again loses no signal that comes as a training ends."""
+    signals = Signals(told)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signals.received = number
-        told()
-        for other, handler in previous.items():
+        for one in reversed(_open):
+            one.received = number
+            one.told()
+        for other, handler in _open[0].previous.items():
             signal.signal(other, handler)
         if not shown():
-            os.write(2, b"\nstopping: writing the last checkpoint (once more to quit at once)\n")
+            os.write(2, f"\nstopping: {word} (once more to quit at once)\n".encode())
 
+    _open.append(signals)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
+            signals.previous[number] = signal.signal(number, handle)
     except ValueError:
-        pass  # not the main thread: a launcher that runs jobs in threads keeps its own handling
+        _open.remove(signals)  # not the main thread: a launcher that runs jobs in threads keeps its own handling
     try:
         yield signals
     finally:
-        for restored, handler in previous.items():
-            signal.signal(restored, handler)
+        if signals in _open:
+            if not signals.requested():
+                for restored, handler in signals.previous.items():
+                    signal.signal(restored, handler)
+            _open.remove(signals)
 
 
 def began() -> float:

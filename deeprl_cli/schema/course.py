@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from deeprl_cli.schema.typed import Choice, NonNegativeInt, PositiveFloat, PositiveInt
+from deeprl_cli.schema.typed import Choice, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 TENSORBOARD = "tensorboard"
 
@@ -21,6 +21,7 @@ class EvalConfig:
     every: NonNegativeInt | Literal["auto"]
     episodes: PositiveInt | Literal["auto"]
     share: PositiveFloat
+    gradient_cost: NonNegativeFloat
     final_episodes: PositiveInt
     max_steps: PositiveInt
 

@@ -17,7 +17,7 @@ from deeprl_cli.errors import UserError
 from deeprl_cli.schema.course import loggers
 
 KEY = "format"
-FORMAT = 8  # files of format 1 don't say so
+FORMAT = 9  # files of format 1 don't say so
 
 _NO_EXPLORATION = {
     "kind": "none",
@@ -97,6 +97,7 @@ ADDED: dict[int, dict[str, dict[str, Any]]] = {
     6: {"log": {"video_every": 0}},
     7: {"log": {"to": [], "project": None}},
     8: {"": {"typed": None}, "env": {"channels": "auto"}},
+    9: {"eval": {"gradient_cost": 20.0}},
 }
 
 

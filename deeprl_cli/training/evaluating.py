@@ -18,7 +18,6 @@ from deeprl_cli.schema.course import EvalConfig
 from deeprl_cli.training.services import Services
 
 MOST = 10
-GRADIENT_STEP = 20  # environment steps that take about as long as a gradient step of a small network
 
 
 def most_episodes(cfg: EvalConfig) -> int:
@@ -56,7 +55,7 @@ class Evaluating:
             return [self.cfg.episodes] * len(self.played)
         found = []
         for done, learned, (played, length) in zip(steps, updates, self.played, strict=True):
-            allowed = self.cfg.share * (done + GRADIENT_STEP * learned) - played
+            allowed = self.cfg.share * (done + self.cfg.gradient_cost * learned) - played
             found.append(max(1, min(MOST, int(allowed / length))) if length else MOST)
         return found
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from deeprl_cli.errors import UserError
+from deeprl_cli.processes.signals import Signals, stop_on_signals
 from deeprl_cli.reports.cells import clock, number
 from deeprl_cli.runs.checkpoint import Checkpoint
 from deeprl_cli.runs.lock import alone, locked
@@ -37,9 +38,10 @@ def work(plan: Plan) -> int:
     store = Store(plan)
     try:
         with going_on(plan):
-            while (unit := next_unit(store)) is not None:
-                with unit[1]:
-                    train(store, unit[0])
+            with stop_on_signals(word="the study can go on") as signals:
+                while (unit := next_unit(store, signals)) is not None:
+                    with unit[1]:
+                        train(store, unit[0])
             (settle_population if plan.pbt else settle)(store)
             if importlib.util.find_spec("matplotlib") is not None:
                 print(f"as a picture: {picture(store)}", flush=True)
@@ -58,10 +60,12 @@ def going_on(plan: Plan) -> Iterator[None]:
         raise
 
 
-def next_unit(store: Store) -> tuple[Unit, ExitStack] | None:
+def next_unit(store: Store, signals: Signals) -> tuple[Unit, ExitStack] | None:
     """What this process trains next, and the lock it holds on it; waits where others are at work that may end without
-    being done. None where the study has no more to train."""
+    being done. None where the study has no more to train. Raises Stopped."""
     while True:
+        if signals.received is not None:
+            raise Stopped(128 + signals.received)
         with alone(store.plan.folder, ASKING), ExitStack() as stack:
             unit = store.stale() or next_of(store)
             if unit is not None:

@@ -9,7 +9,7 @@ from deeprl_cli.training.evaluating import Evaluating
 
 
 def rule(seeds=1, episodes="auto", share=0.1):
-    cfg = EvalConfig(every=1000, episodes=episodes, share=share, final_episodes=100, max_steps=10_000)
+    cfg = EvalConfig(every=1000, episodes=episodes, share=share, gradient_cost=20, final_episodes=100, max_steps=10_000)
     return Evaluating(cfg, seeds, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -182,6 +183,32 @@ def test_killed_between_asking_and_training(whole, monkeypatch):
         file.write(b'{"op_code":')
     assert code("tune", "s") == 0
     assert counts("s") == {"FAIL": 2, "COMPLETE": 4}
+
+
+def test_a_signal_that_comes_as_a_training_ends_stops_the_study(monkeypatch, capfd):
+    """The training has been done by then and asks no more, and whatever runs there may swallow a KeyboardInterrupt: an
+    import, a finaliser, a library's callback."""
+    from deeprl_cli.tuning import work
+
+    came = []
+
+    def score(*arguments):
+        with contextlib.suppress(KeyboardInterrupt):
+            if not came:
+                came.append(True)
+                interrupt()
+        return original(*arguments)
+
+    original = work.score
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "score", score)
+        assert code("tune", *PLAIN, "study=s") == 130
+    said = capfd.readouterr()
+    assert "go on with it: deeprl tune s" in said.out
+    assert "stopping: the study can go on (once more to quit at once)" in said.err
+    assert counts("s") == {"COMPLETE": 2}
+    assert code("tune", "s") == 0
+    assert counts("s") == {"COMPLETE": 4}
 
 
 def test_killed_between_scores(whole, monkeypatch):
