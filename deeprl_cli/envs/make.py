@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
-import os
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -15,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 
+from deeprl_cli.envs import mujoco
 from deeprl_cli.envs.actions import ActionView
 from deeprl_cli.envs.answers import checked, of_reset, of_step
 from deeprl_cli.envs.atari import preprocess
@@ -168,7 +166,7 @@ def bare_env(cfg: EnvConfig, *, render_mode: str | None = None) -> Env:
     """The environment as gymnasium makes it, in its own wrappers (`env.wrappers`); of an Atari game to be preprocessed,
     every single screen in grey."""
     registered = resolve(cfg.id)
-    _choose_headless_rendering(registered.entry_point)
+    mujoco.prepare(registered.entry_point)
     if "ale_py" in str(registered.entry_point):
         import ale_py
 
@@ -236,16 +234,3 @@ def _flat_minigrid(env: Env) -> Env:
 
     flat: Env = FlatObsWrapper(env)
     return flat
-
-
-def _choose_headless_rendering(entry_point: Any) -> None:
-    """Without a display, have MuJoCo render through EGL; it decides when it is imported, so before building."""
-    if not any(word in str(entry_point) for word in ("mujoco", "dm_control")) or sys.platform != "linux":
-        return
-    if any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")):
-        return
-    try:
-        ctypes.CDLL("libEGL.so.1")
-    except OSError:
-        return  # MuJoCo refuses to be imported at all when told to use an EGL that isn't there
-    os.environ["MUJOCO_GL"] = "egl"
