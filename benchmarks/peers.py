@@ -15,6 +15,8 @@ from importlib.metadata import version
 WARM_UP_STEPS = 2_048  # first episodes, exploration without learning, JAX's compilation
 DISTRIBUTIONS = {"sb3": "stable-baselines3", "sbx": "sbx-rl"}
 
+PONG = "PongNoFrameskip-v4"
+
 # job: algorithm, environment, how many of them (None: not a vector), arguments, environment steps to time
 JOBS = {
     "sac": ("SAC", "Pendulum-v1", None, {"learning_starts": 100}, 2_000),
@@ -35,6 +37,27 @@ JOBS = {
     "ppo": ("PPO", "CartPole-v1", 8, {"n_steps": 32, "batch_size": 256, "n_epochs": 20}, 60_000),
     "ppo_default": ("PPO", "CartPole-v1", 1, {}, 20_480),
     "a2c": ("A2C", "CartPole-v1", 8, {}, 80_000),
+    "ppo_pixels": (
+        "PPO",
+        PONG,
+        8,
+        {
+            "n_steps": 128,
+            "batch_size": 256,
+            "n_epochs": 4,
+            "learning_rate": 2.5e-4,
+            "clip_range": 0.1,
+            "ent_coef": 0.01,
+        },
+        4_096,
+    ),
+    "dqn_pixels": (
+        "DQN",
+        PONG,
+        1,
+        {"learning_starts": 1_000, "train_freq": 4, "buffer_size": 10_000, "target_update_interval": 1_000},
+        4_000,
+    ),
 }
 
 
@@ -48,14 +71,19 @@ def main() -> None:
 
     import gymnasium as gym
     import torch
-    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+    from stable_baselines3.common.vec_env import VecFrameStack
 
     torch.set_num_threads(options.threads)
     algorithm, env_id, num_envs, arguments, steps = JOBS[options.job]
     steps = options.steps or steps
-    env = gym.make(env_id) if num_envs is None else make_vec_env(env_id, num_envs)
+    if env_id == PONG:
+        gym.register_envs(import_module("ale_py"))
+        env = VecFrameStack(make_atari_env(env_id, num_envs), 4)
+    else:
+        env = gym.make(env_id) if num_envs is None else make_vec_env(env_id, num_envs)
     library = import_module("stable_baselines3" if options.library == "sb3" else "sbx")
-    model = getattr(library, algorithm)("MlpPolicy", env, **arguments)
+    model = getattr(library, algorithm)("CnnPolicy" if env_id == PONG else "MlpPolicy", env, **arguments)
     model.learn(min(WARM_UP_STEPS, steps))
     before, start = model.num_timesteps, time.perf_counter()
     model.learn(steps, reset_num_timesteps=False)

@@ -60,6 +60,17 @@ DQN = (
     *("algo.lr=1e-4", "algo.gamma=0.99", "algo.target_update=hard", "algo.target_every=10000", "algo.double=none"),
     *("algo.loss=huber", "algo.clip_norm=10", "algo.buffer_capacity=1000000"),
 )
+PONG = ("env=PongNoFrameskip-v4",)
+PPO_PIXELS = (
+    *("algo=ppo", *PONG, "algo.num_envs=8", "algo.rollout_length=128", "algo.batch_size=256", "algo.epochs=4"),
+    *("algo.lr=2.5e-4", "algo.lr_schedule=constant", "algo.gamma=0.99", "algo.gae_lambda=0.95", "algo.clip_eps=0.1"),
+    *("algo.clip_norm=0.5", "algo.vf_coef=0.5", "algo.ent_coef=0.01", "network.share=true"),
+)
+DQN_PIXELS = (
+    *("algo=dqn", *PONG, "algo.num_envs=1", "algo.learning_starts=1000", "algo.train_every=4", "algo.gradient_steps=1"),
+    *("algo.batch_size=32", "algo.lr=1e-4", "algo.gamma=0.99", "algo.target_update=hard", "algo.target_every=1000"),
+    *("algo.double=none", "algo.loss=huber", "algo.clip_norm=10", "algo.buffer_capacity=10000"),
+)
 JOBS = {
     "sac": Job(SAC, 8_000, 400, {"sb3": 3.0, "sbx": 1.25}, untrained=100),
     "dqn": Job(DQN, 80_000, 400, {"sb3": 4.0, "sbx": 6.0}, untrained=100),
@@ -67,6 +78,8 @@ JOBS = {
     "ppo_default": Job(PPO_DEFAULT, 163_840, 4_096, {"sb3": 4.2, "sbx": 3.8}),
     # by time: eight seeds here against one run there
     "ppo_8_seeds": Job(PPO_SHORT, 102_400, 512, {"sb3": 1.0}, seeds=8, peer_job="ppo"),
+    "ppo_pixels": Job(PPO_PIXELS, 4_096, 1_024, {"sb3": 1.5}),
+    "dqn_pixels": Job(DQN_PIXELS, 5_000, 1_016, {"sb3": 1.5}, untrained=1_000),
 }
 
 

@@ -40,7 +40,8 @@ def test_jobs_compose(name):
     cfg = load_config([*job.overrides, *speed.COMMON, f"seeds={job.seeds}", f"total_steps={job.steps}"])
     algorithm, env_id, num_envs, arguments, _ = peers.JOBS[job.peer_job or name]
     assert (cfg.algo.name.upper(), cfg.env.id, cfg.algo.num_envs) == (algorithm, env_id, num_envs or 1)
-    ours = {"n_steps": "rollout_length", "n_epochs": "epochs", "train_freq": "train_every"}
+    ours = {"n_steps": "rollout_length", "n_epochs": "epochs", "train_freq": "train_every", "learning_rate": "lr"}
+    ours |= {"clip_range": "clip_eps", "buffer_size": "buffer_capacity", "target_update_interval": "target_every"}
     for key, value in arguments.items():
         assert getattr(cfg.algo, ours.get(key, key)) == value
 
