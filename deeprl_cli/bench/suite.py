@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from deeprl_cli.config.files import option_file, suite_names
+from deeprl_cli.envs.ids import resolve
 from deeprl_cli.errors import ConfigError, UserError, did_you_mean
 from deeprl_cli.schema.typed import PositiveInt, build
 
@@ -149,6 +150,10 @@ def _change_version(row: Row, version: str) -> None:
     if not re.fullmatch(r"v\d+", own) or own == version:
         return
     row.env = f"{stem}{dash}{version}"
+    try:
+        resolve(row.env)
+    except ConfigError as error:
+        raise UserError(f"--env-version {version}: {error}") from error
     if row.bar is not None:
         row.bar, row.source = None, f"of {own}: {row.source}"
 
@@ -230,6 +235,8 @@ def _check(row: Row) -> None:
         if key in RESERVED:
             instead = f"write `{RESERVED[key]}: …` in the row" if RESERVED[key] else "the bench chooses the folder"
             raise ConfigError(f"{row.name}.overrides: '{override}': leave it out, {instead}")
+        if key == "seed" and not row.together:
+            raise ConfigError(f"{row.name}.overrides: '{override}': leave it out, seeds apart count from 0")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deeprl_cli.config.tuned import tuned_note
 from deeprl_cli.data.memory import free_bytes, memory_bytes
 from deeprl_cli.envs.look import Look
 from deeprl_cli.errors import UserError
@@ -57,7 +58,9 @@ def check(cfg: RunConfig, seen: Look | None = None) -> str:
         # it took long enough to be timed; no need to do it again
         pace = Pace(trainer.steps, clock.seconds()) if clock.seconds() > TELLING * MEASURED else measure(trainer, clock)
         state = sum(t.numel() * t.element_size() for t in parts.policy.state_dict().values() if hasattr(t, "numel"))
-    return "\n".join(report(cfg, parts.policy, chosen, losses, seconds_for(cfg, warm_up, pace), state))
+    found = report(cfg, parts.policy, chosen, losses, seconds_for(cfg, warm_up, pace), state)
+    tuned = tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps)
+    return "\n".join([*found, tuned, *seen.notes, *parts.notes])
 
 
 class Pace(NamedTuple):

@@ -150,8 +150,10 @@ def _explain(overrides: Sequence[str]) -> int:
     from deeprl_cli.config.compose import load_config
     from deeprl_cli.config.explain import explain, table
     from deeprl_cli.config.tuned import tuned_note, tuned_path, tuned_summary
+    from deeprl_cli.envs.ids import check_id
 
-    cfg = load_config(overrides)  # refuse what couldn't train
+    cfg = load_config(overrides)
+    check_id({"backend": cfg.env.backend, "id": cfg.env.id})
     print(tuned_note(cfg.tuned, cfg.env.id, cfg.total_steps))
     if cfg.tuned is not None and tuned_path(cfg.tuned).is_file():
         print(f"  {tuned_summary(cfg.tuned)[1]}")

@@ -13,19 +13,21 @@ from typing import Any
 _processes_first_run = True
 
 
+_open: list[Signals] = []  # from the outermost to the innermost
+
+
 class Signals:
     """Whether SIGINT or SIGTERM came. A second one is no longer held back."""
 
     def __init__(self, told: Callable[[], object] = lambda: None) -> None:
-        self.received: int | None = None
+        self.received: int | None = next(
+            (one.received for one in _open if one.requested()), None
+        )  # asked before it began
         self.told = told
         self.previous: dict[int, Any] = {}  # handlers
 
     def requested(self) -> bool:
         return self.received is not None
-
-
-_open: list[Signals] = []  # from the outermost to the innermost
 
 
 @contextmanager
@@ -36,7 +38,8 @@ def stop_on_signals(
 ) -> Iterator[Signals]:
     """Turn the first SIGINT or SIGTERM into a request to stop, `told` there and then; the next one acts as usual.
     `shown`: whether the user gets to see that by itself; where not, a line on standard error says `word`. One inside
-    another asks both to stop: work that trains again and again loses no signal that comes as a training ends."""
+    another asks both to stop, and one that begins after the request has it already: work that trains again and again
+    loses no signal that comes between two trainings."""
     signals = Signals(told)
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -48,9 +51,11 @@ def stop_on_signals(
         if not shown():
             os.write(2, f"\nstopping: {word} (once more to quit at once)\n".encode())
 
+    if signals.requested():
+        told()
     _open.append(signals)
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM) if not signals.requested() else ():
             signals.previous[number] = signal.signal(number, handle)
     except ValueError:
         _open.remove(signals)  # not the main thread: a launcher that runs jobs in threads keeps its own handling

@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deeprl_cli.errors import UserError
 from deeprl_cli.schema.domain import Domain
 from deeprl_cli.tuning.store import Store, Unit
 
@@ -40,6 +41,8 @@ def next_generation(store: Store) -> Unit | None:
     rng = random.Random(f"{plan.trial['seed']} {last.until}")
     scores = store.scores(last.until)
     trials = [number for number in last.trials if number in store.going()]  # without those that have failed
+    if not trials:
+        raise UserError(f"{plan.folder}: every member has failed: its run says why (deeprl list runs {plan.folder})")
     population = [number for number in trials if not is_control(store, number)]
     grafts = exploited(population, scores, rng)
     values = {number: dict(last.values[number]) for number in trials}

@@ -206,7 +206,7 @@ def of_generation(store: Store, unit: Unit) -> str:
         values = [scores[n] for n in unit.trials if n in scores and is_control(store, n) == control]
         if values:
             sides.append(f"of the {name} {number(min(values))} to {number(max(values))}")
-    return f"returns {', '.join(sides)}"
+    return f"returns {', '.join(sides)}" if sides else "all members have failed"
 
 
 def name_of(unit: Unit, plan: Plan) -> str:

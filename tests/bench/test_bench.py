@@ -108,6 +108,8 @@ def test_another_version_of_the_environments(folder):
     assert (same.env, same.bar) == ("HalfCheetah-v4", ROW["bar"])
     with pytest.raises(UserError, match="write v5"):
         load_suite("v.yaml", env_version="5")
+    with pytest.raises(UserError, match="--env-version v9: unknown environment 'HalfCheetah-v9'"):
+        load_suite("v.yaml", env_version="v9")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,7 @@ def test_another_version_of_the_environments(folder):
         ({"direction": "at most"}, "ppo-small.direction=at most: must be one of at least"),
         ({"overrides": "network=mlp"}, "ppo-small.overrides=network=mlp: must be a list"),
         ({"overrides": ["seeds=3"]}, "'seeds=3': leave it out, write `seeds: …` in the row"),
+        ({"overrides": ["seed=3"], "together": False}, "'seed=3': leave it out, seeds apart count from 0"),
         ({"overrides": ["run_dir=x"]}, "'run_dir=x': leave it out, the bench chooses the folder"),
         ({"overrides": ["--multirun"]}, "'--multirun': must be key=value"),
         ({"name": "a/b"}, "'a/b' can't name a folder"),

@@ -133,5 +133,8 @@ def test_explained_on_the_command_line(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--explain", "algo=sac", "algo.rh=1"])
     assert "did you mean" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--explain", "algo=ppo", "env=halfcheetah-v5"])
+    assert "unknown environment 'halfcheetah-v5'" in capsys.readouterr().err
     rows = [line.split() for line in table([Origin("a", None, "x", ""), Origin("b", True, "y", "why")]).splitlines()]
     assert rows == [["key", "value", "from"], ["a", "null", "x"], ["b", "true", "y", "why"]]

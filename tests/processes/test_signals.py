@@ -48,6 +48,19 @@ def test_after_the_inner_one_the_outer_goes_on_listening():
         assert not inner.requested()
 
 
+def test_one_that_begins_after_the_request_has_it_already():
+    told = []
+    with stop_on_signals() as outer:
+        signal.raise_signal(signal.SIGTERM)
+        with stop_on_signals(lambda: told.append("inner")) as inner:
+            assert (inner.received, told) == (signal.SIGTERM, ["inner"])
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert outer.requested()
+    with stop_on_signals() as later:
+        assert not later.requested()
+
+
 def test_a_thread_leaves_signals_to_whoever_runs_it():
     found = []
 

@@ -20,7 +20,7 @@ from deeprl_cli.runs.reading import read_run
 from deeprl_cli.training.graft import grafted
 from deeprl_cli.tuning import plan as plans
 from deeprl_cli.tuning.pbt import exploited, explored, schedule
-from deeprl_cli.tuning.store import Unit
+from deeprl_cli.tuning.store import Store, Unit
 from tests.tuning.test_tune import SMALL, Killed, code, counts, kill, stopped_at, trials
 
 RANGE = "algo.lr=interval(1e-4,1e-1)"
@@ -135,6 +135,24 @@ def test_a_population_goes_on_after_a_kill(step, whole, monkeypatch):
     assert [trial.value for trial in trials("s")] == [trial.value for trial in trials(whole)]
     results = [json.loads((Path(study) / "result.json").read_text()) for study in ("s", whole)]
     assert results[0] == results[1]
+
+
+def test_where_all_members_have_failed_it_says_so_in_one_line(whole, monkeypatch, capsys):
+    """After a generation that had returns, too; and the study can be tried again."""
+    with monkeypatch.context() as patch:
+        stopped_at(150, patch, kill)
+        with pytest.raises(Killed):
+            code("tune", *PBT, "study=s", "log.every=16")
+    (study,) = [path for path in Path("s/units").glob("*/unit.json") if json.loads(path.read_text())["until"] == 192]
+    study.unlink()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "going", lambda self: [])
+        assert code("tune", "s") == 2
+    assert "s: every member has failed: its run says why (deeprl list runs s)" in capsys.readouterr().err
+    assert len(units("s")) == 2
+    assert code("tune", "s") == 0
+    assert [trial.value for trial in trials("s")] == [trial.value for trial in trials(whole)]
 
 
 def test_what_is_taken_over_and_what_stays(whole):

@@ -211,6 +211,22 @@ def test_a_signal_that_comes_as_a_training_ends_stops_the_study(monkeypatch, cap
     assert counts("s") == {"COMPLETE": 4}
 
 
+def test_a_signal_before_a_training_begins_stops_it_at_its_first_step(whole, monkeypatch):
+    from deeprl_cli.tuning import work
+
+    def looked_at(jobs):
+        interrupt()
+        return original(jobs)
+
+    original = work.looked_at
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "looked_at", looked_at)
+        assert code("tune", *PLAIN, "study=s") == 130
+    assert counts("s") == {"RUNNING": 2}
+    assert code("tune", "s") == 0
+    assert [(trial.params, trial.value) for trial in trials("s")] == whole
+
+
 def test_killed_between_scores(whole, monkeypatch):
     """What was told stays told."""
     from deeprl_cli.tuning import work
