@@ -13,7 +13,7 @@ _said: set[str] = set()  # of the simulator's warnings, without their times
 
 def prepare(entry_point: Any) -> None:
     """Before an environment registered with this entry point is built; nothing where it isn't MuJoCo's."""
-    if any(word in str(entry_point) for word in ("mujoco", "dm_control")):
+    if any(word in str(entry_point).lower() for word in ("mujoco", "dm_control")):
         _choose_headless_rendering()
         _hear_warnings()
     elif "mujoco" in sys.modules:  # an environment of one's own

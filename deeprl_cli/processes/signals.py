@@ -20,9 +20,8 @@ class Signals:
     """Whether SIGINT or SIGTERM came. A second one is no longer held back."""
 
     def __init__(self, told: Callable[[], object] = lambda: None) -> None:
-        self.received: int | None = next(
-            (one.received for one in _open if one.requested()), None
-        )  # asked before it began
+        # perhaps asked before it began
+        self.received: int | None = next((one.received for one in _open if one.requested()), None)
         self.told = told
         self.previous: dict[int, Any] = {}  # handlers
 

@@ -10,9 +10,11 @@ from deeprl_cli.processes.signals import stop_on_signals
 
 @pytest.fixture(autouse=True)
 def _handlers_of_before():
+    shell = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     assert {number: signal.getsignal(number) for number in former} == former
+    signal.signal(signal.SIGINT, shell)
 
 
 def test_the_first_asks_and_the_second_acts_as_usual(capfd):
