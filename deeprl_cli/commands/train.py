@@ -167,7 +167,7 @@ def _show_configuration(
     from deeprl_cli.config.compose import config_text, load_config
 
     if which == "job":
-        load_config(overrides)  # refuse what couldn't train
+        load_config(overrides)  # refuse values that can't be
     print(config_text(overrides, which, package, resolve), end="")
     return 0
 

@@ -20,8 +20,7 @@ class Signals:
     """Whether SIGINT or SIGTERM came. A second one is no longer held back."""
 
     def __init__(self, told: Callable[[], object] = lambda: None) -> None:
-        # perhaps asked before it began
-        self.received: int | None = next((one.received for one in _open if one.requested()), None)
+        self.received: int | None = None
         self.told = told
         self.previous: dict[int, Any] = {}  # handlers
 
@@ -50,9 +49,10 @@ def stop_on_signals(
         if not shown():
             os.write(2, f"\nstopping: {word} (once more to quit at once)\n".encode())
 
-    if signals.requested():
+    _open.append(signals)  # from here on, it is told of what comes
+    if asked := [one.received for one in _open if one.requested()]:
+        signals.received = asked[0]  # before it began
         told()
-    _open.append(signals)
     try:
         for number in (signal.SIGINT, signal.SIGTERM) if not signals.requested() else ():
             signals.previous[number] = signal.signal(number, handle)
@@ -62,9 +62,9 @@ def stop_on_signals(
         yield signals
     finally:
         if signals in _open:
-            if not signals.requested():
-                for restored, handler in signals.previous.items():
-                    signal.signal(restored, handler)
+            former = _open[0] if signals.requested() else signals
+            for restored, handler in former.previous.items():
+                signal.signal(restored, handler)
             _open.remove(signals)
 
 

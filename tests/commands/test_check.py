@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from deeprl_cli.cli import main
 from deeprl_cli.commands.check import Clock, Pace, check, measure, seconds_for
 from deeprl_cli.config.compose import load_config
 from deeprl_cli.config.explain import Origin, explain, table
+from deeprl_cli.envs.look import look
 from deeprl_cli.errors import UserError
 from deeprl_cli.processes import hardware
 from deeprl_cli.training.base import Trainer
@@ -25,6 +27,14 @@ def test_check_does_an_update_and_leaves_nothing(name, tmp_path, monkeypatch):
     assert re.search(r"first update  fine \(loss/", said)
     assert re.search(r"time +about .* for 240 steps", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_which_values_apply_and_what_was_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("deeprl_cli.commands.check.MEASURED", 0.05)
+    cfg = short_run("ppo", tmp_path / "run")
+    seen = look(cfg.env)
+    seen = dataclasses.replace(seen, notes=[*seen.notes, "the observation is read as a picture"])
+    assert check(cfg, seen).splitlines()[-2:] == ["no tuned values, 240 steps", "the observation is read as a picture"]
 
 
 def test_check_does_not_wait_for_the_random_steps(tmp_path, monkeypatch):
